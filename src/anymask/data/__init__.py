@@ -1,0 +1,1 @@
+"""Files to types and back: images and datasets in, results and drawings out."""

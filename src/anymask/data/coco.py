@@ -1,0 +1,251 @@
+"""COCO instance files, both ways (format: cocodataset.org, "Data format"; extra fields as in our own data sets).
+
+Reading checks the structure at once and decodes the masks of an image when asked; whatever is wrong is named by file
+and annotation id. Writing keeps all but the low-resolution logits: each annotation also has `score`, `label`,
+`object_id` (the row's id in its image, where COCO's own `id` counts through the file) and `stability`, which other
+readers pass over.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anymask.data.files import read_json, write_json
+from anymask.data.images import PathLike
+from anymask.data.polygons import from_polygons, polygons_of
+from anymask.ops import rle
+from anymask.ops.rle import Rle
+from anymask.types import Masks, Size
+
+# The category of a mask without a label: no name of anything.
+UNNAMED = "object"
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of a set; `extra` holds the fields of the file that have no place here."""
+
+    id: int
+    file_name: str
+    size: Size
+    source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """Images with their annotations; masks are decoded when asked for.
+
+    `sources` are the rows of the file's own list `sources` by name: where images are from and what may be said of them.
+    """
+
+    file: Path
+    images_dir: Path
+    images: tuple[CocoImage, ...]
+    categories: Mapping[int, str]
+    sources: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    annotations: Mapping[int, Sequence[Mapping[str, Any]]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def path(self, image: CocoImage) -> Path:
+        """Where the picture lies."""
+        return self.images_dir / image.file_name
+
+    def masks(self, image: CocoImage) -> Masks:
+        """The objects of `image`, labelled with their category."""
+        return self._masks(image, iscrowd=False)
+
+    def crowds(self, image: CocoImage) -> Masks:
+        """The regions of `image` that hold many objects not told apart (`iscrowd` 1)."""
+        return self._masks(image, iscrowd=True)
+
+    def _masks(self, image: CocoImage, iscrowd: bool) -> Masks:
+        rows = [row for row in self.annotations.get(image.id, ()) if bool(row.get("iscrowd", 0)) == iscrowd]
+        try:
+            return _masks_of(rows, image.size, self.categories)
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}") from error
+
+
+def read_coco(annotations: PathLike, images_dir: PathLike | None = None) -> CocoSet:
+    """A COCO instance file; `file_name` is relative to `images_dir` (without one, to the folder of the file)."""
+    file = Path(annotations)
+    content = read_json(file)
+    try:
+        images = tuple(_image_of(row) for row in _rows(content, "images"))
+        categories = {
+            _int(row, "id", "category"): _text(row, "name", "category") for row in _rows(content, "categories")
+        }
+        by_image = _annotations_of(_rows(content, "annotations"), {image.id for image in images}, categories)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if len(by_image) != len(images):
+        raise ValueError(f"{file}: every image must have an id of its own")
+    sources = {str(row.get("name", "")): row for row in _rows({"sources": [], **content}, "sources")}
+    folder = file.parent if images_dir is None else Path(images_dir)
+    return CocoSet(file, folder, images, categories, sources, by_image)
+
+
+def write_coco(
+    path: PathLike,
+    results: Iterable[tuple[str, Masks]],
+    *,
+    polygons: bool = False,
+    categories: Sequence[str] = (),
+) -> None:
+    """Write `to_coco` of the same arguments as a file."""
+    write_json(path, to_coco(results, polygons=polygons, categories=categories))
+
+
+def to_coco(
+    results: Iterable[tuple[str, Masks]], *, polygons: bool = False, categories: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A COCO data set of (file name, masks) pairs.
+
+    Masks are compressed RLE, or polygons where these hold a mask exactly. `categories` get the first category ids, so
+    that files written one by one can agree; labels that are not among them follow in order of appearance.
+    """
+    ids = {name: i for i, name in enumerate(dict.fromkeys(categories), start=1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for file_name, masks in results:
+        h, w = masks.size
+        images.append({"id": len(images) + 1, "file_name": file_name, "height": h, "width": w})
+        for row in _annotation_rows(masks, polygons):
+            category = ids.setdefault(row["label"] or UNNAMED, len(ids) + 1)
+            place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": category, "iscrowd": 0}
+            annotations.append({**place, **row})
+    return {
+        "info": {"description": "masks made with anymask"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for name, i in ids.items()],
+    }
+
+
+def _annotation_rows(masks: Masks, polygons: bool) -> Iterable[dict[str, Any]]:
+    stability = masks.stability
+    for i, row in enumerate(masks.to_coco()):
+        row["object_id"] = row.pop("id")
+        row["score"] = _shortest(masks.scores[i])
+        if stability is not None:
+            row["stability"] = _shortest(stability[i])
+        if polygons:
+            row["segmentation"] = _as_polygons(row["segmentation"], masks.size)
+        yield row
+
+
+def _shortest(value: Any) -> float:
+    """The float with the fewest digits that is this float32 again when read."""
+    return float(str(np.float32(value)))
+
+
+def _as_polygons(packed: Rle, size: Size) -> list[list[float]] | Rle:
+    """Polygons where they rasterise to exactly this mask, else the RLE (an empty mask has none)."""
+    polygons = polygons_of(rle.decode([packed], size)[0])
+    if not polygons or from_polygons(polygons, size) != packed:
+        return packed
+    return [corners.reshape(-1).tolist() for corners in polygons]
+
+
+def _masks_of(rows: Sequence[Mapping[str, Any]], size: Size, categories: Mapping[int, str]) -> Masks:
+    own_ids = all("object_id" in row for row in rows)
+    stable = bool(rows) and all("stability" in row for row in rows)
+    return Masks.from_rles(
+        [_rle_of(row, size) for row in rows],
+        size,
+        scores=[_number(row, "score") for row in rows],
+        labels=[str(row.get("label", categories[row["category_id"]])) for row in rows],
+        ids=[_int(row, "object_id", f"annotation {row['id']}") for row in rows] if own_ids else None,
+        stability=np.asarray([_number(row, "stability") for row in rows], np.float32) if stable else None,
+    )
+
+
+def _rle_of(row: Mapping[str, Any], size: Size) -> Rle:
+    """The mask of an annotation: polygons, compressed RLE, or an uncompressed list of run lengths."""
+    try:
+        segmentation = row["segmentation"]
+        if isinstance(segmentation, list):
+            return from_polygons(_corners_of(segmentation), size)
+        if list(segmentation["size"]) != list(size):
+            raise ValueError(f"its RLE must have the image's size {list(size)} [h, w], got {segmentation['size']}")
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            return rle.from_run_lengths(counts, size)
+        packed = Rle(size=list(size), counts=counts)
+        rle.run_lengths(packed)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"annotation {row['id']} has a broken segmentation: {error}") from error
+    return packed
+
+
+def _corners_of(polygons: Sequence[Any]) -> list[np.ndarray]:
+    if not polygons:
+        raise ValueError("it is empty")
+    corners = [np.asarray(polygon, np.float64) for polygon in polygons]
+    if any(flat.ndim != 1 or flat.size < 6 or flat.size % 2 for flat in corners):
+        raise ValueError("each polygon must be a list x, y, x, y, ... of at least 3 points")
+    return [flat.reshape(-1, 2) for flat in corners]
+
+
+def _annotations_of(
+    rows: Sequence[Mapping[str, Any]], image_ids: set[int], categories: Mapping[int, str]
+) -> dict[int, list[Mapping[str, Any]]]:
+    by_image: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
+    seen: set[int] = set()
+    for row in rows:
+        row_id = _int(row, "id", "annotation")
+        if row_id in seen:
+            raise ValueError(f"annotation {row_id} comes twice: every annotation must have an id of its own")
+        seen.add(row_id)
+        if _int(row, "image_id", f"annotation {row_id}") not in by_image:
+            raise ValueError(f"annotation {row_id} has image_id {row['image_id']}, which no image has")
+        if _int(row, "category_id", f"annotation {row_id}") not in categories:
+            raise ValueError(f"annotation {row_id} has category_id {row['category_id']}, which no category has")
+        if not isinstance(row.get("segmentation"), list | dict):
+            raise ValueError(f"annotation {row_id} must have a segmentation: polygons or RLE")
+        by_image[row["image_id"]].append(row)
+    return by_image
+
+
+def _image_of(row: Mapping[str, Any]) -> CocoImage:
+    known = ("id", "file_name", "height", "width", "source")
+    image_id = _int(row, "id", "image")
+    size = (_int(row, "height", f"image {image_id}"), _int(row, "width", f"image {image_id}"))
+    if min(size) < 1:
+        raise ValueError(f"image {image_id} must have a height and width above 0, got {size[0]} and {size[1]}")
+    extra = {key: value for key, value in row.items() if key not in known}
+    return CocoImage(image_id, _text(row, "file_name", f"image {image_id}"), size, str(row.get("source", "")), extra)
+
+
+def _rows(content: Any, key: str) -> list[Mapping[str, Any]]:
+    rows = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"must be a COCO instance file: an object with a list of objects called {key!r}")
+    return rows
+
+
+def _int(row: Mapping[str, Any], key: str, what: str) -> int:
+    value = row.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} must have a whole number as its {key!r}, got {value!r}")
+    return value
+
+
+def _number(row: Mapping[str, Any], key: str) -> float:
+    value = row.get(key, 1.0)
+    if not isinstance(value, int | float):
+        raise ValueError(f"annotation {row['id']} must have a number as its {key!r}, got {value!r}")
+    return float(value)
+
+
+def _text(row: Mapping[str, Any], key: str, what: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{what} must have a text as its {key!r}, got {value!r}")
+    return value

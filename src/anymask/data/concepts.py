@@ -1,0 +1,51 @@
+"""A learned `Concept` as one safetensors file: its token embeddings, with name, base model and history as metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from anymask.data.files import write_whole
+from anymask.data.images import PathLike
+from anymask.types import Concept
+
+_FORMAT = "anymask concept 1"
+
+
+def save_concept(concept: Concept, path: PathLike) -> None:
+    """Write the file; `made_by` and `quality` must be what JSON can hold."""
+    metadata = {
+        "format": _FORMAT,
+        "name": concept.name,
+        "base_model": concept.base_model,
+        "made_by": json.dumps(dict(concept.made_by), allow_nan=False),
+        "quality": json.dumps(dict(concept.quality), allow_nan=False),
+    }
+    content = save({"token_embeddings": concept.token_embeddings}, metadata)
+    with write_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_concept(path: PathLike) -> Concept:
+    """The concept in a file; `ValueError` names a file that holds none."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _concept_of(file.metadata() or {}, file)
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must be a concept saved by anymask: {error}") from error
+
+
+def _concept_of(metadata: dict[str, str], file: Any) -> Concept:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"its format must be {_FORMAT!r}, got {metadata.get('format')!r}")
+    return Concept(
+        name=metadata["name"],
+        base_model=metadata["base_model"],
+        token_embeddings=file.get_tensor("token_embeddings"),
+        made_by=json.loads(metadata["made_by"]),
+        quality=json.loads(metadata["quality"]),
+    )

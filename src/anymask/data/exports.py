@@ -1,0 +1,141 @@
+"""Results to files in the formats a user can name, and what each format cannot hold.
+
+Every format has a writer and a reader: coco `data/coco.py`, labelmap and png `data/labelmaps.py`, yolo `data/yolo.py`,
+labelme `data/labelme.py`, npz `data/archives.py`. The overlay is for people.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anymask.data.archives import write_npz
+from anymask.data.coco import UNNAMED, write_coco
+from anymask.data.drawing import draw
+from anymask.data.images import PathLike, write_image
+from anymask.data.labelmaps import write_indexed_png, write_labelmap
+from anymask.data.labelme import write_labelme
+from anymask.data.yolo import class_name, read_classes, write_classes, write_yolo
+from anymask.ops import rle
+from anymask.types import Image, Masks, Prompt
+
+DEFAULT_FORMATS = ("coco", "overlay")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The masks of one image and what formats say of it."""
+
+    masks: Masks
+    image: Image
+    file_name: str
+    categories: Sequence[str] = ()
+    prompts: Sequence[Prompt] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """What follows the stem in the file's name, and the function that writes it."""
+
+    ending: str
+    write: Callable[[Path, Result], None]
+
+
+def save(
+    masks: Masks,
+    image: Image,
+    folder: PathLike,
+    stem: str,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    *,
+    file_name: str | None = None,
+    categories: Sequence[str] = (),
+    prompts: Sequence[Prompt] = (),
+) -> list[Path]:
+    """Write `masks` as `folder/stem` + the ending of each format; returns the paths written.
+
+    `file_name` is the picture's name inside COCO and LabelMe files (default: the stem). `categories` fix the class
+    numbers of COCO and YOLO files. YOLO's names are in `classes.txt` beside, which grows with the folder.
+    """
+    if masks.size != image.size:
+        raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
+    result = Result(masks, image, file_name or stem, categories, prompts)
+    written = []
+    for name, path in output_paths(folder, stem, formats).items():
+        FORMATS[name].write(path, result)
+        written.append(path)
+    return written
+
+
+def output_paths(folder: PathLike, stem: str, formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, Path]:
+    """The path that `save` writes for each format, for checking before work begins that no input is overwritten."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"a format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return {name: Path(folder) / f"{stem}{FORMATS[name].ending}" for name in formats}
+
+
+def lost_by(masks: Masks, name: str) -> list[str]:
+    """What the format `name` cannot hold of these masks, in words fit for one line; empty if nothing is lost."""
+    if name not in FORMATS:
+        raise ValueError(f"a format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return [words for loss, words in _losses(masks).items() if loss in _LOST_BY[name]]
+
+
+def _losses(masks: Masks) -> dict[str, str]:
+    """What there is to lose in these masks; nothing that has its default value."""
+    best = masks.best()
+    empty = int((masks.areas == 0).sum())
+    alternatives = len(masks) - len(best)
+    numbered = masks.ids.tolist() == list(range(1, len(masks) + 1))
+    overlap = int(best.areas.sum() - rle.areas([rle.merge(best.rles, best.size)]).sum()) if len(best) else 0
+    present: dict[str, tuple[object, str]] = {
+        "scores": ((masks.scores != 1).any(), "scores"),
+        "labels": (any(masks.labels), "labels"),
+        "unlabelled": ("" in masks.labels, f"masks without a label (they become {UNNAMED!r})"),
+        "ids": (not numbered, "object ids"),
+        "shared ids": (alternatives, f"which {alternatives} masks are alternatives of others"),
+        "alternatives": (alternatives, f"{alternatives} alternative masks (the best of each object is kept)"),
+        "overlaps": (overlap, f"{overlap} overlapping pixels (the smaller object is on top)"),
+        "empty": (empty, f"{empty} empty masks"),
+        "stability": (masks.stability is not None, "stability"),
+        "logits": (masks.logits is not None, "low-resolution logits"),
+    }
+    return {loss: words for loss, (is_there, words) in present.items() if is_there}
+
+
+_NO_LABELMAP = frozenset({"scores", "labels", "alternatives", "overlaps", "empty", "stability", "logits"})
+_LOST_BY: Mapping[str, frozenset[str]] = {
+    "coco": frozenset({"logits"}),
+    "labelmap": _NO_LABELMAP,
+    "png": _NO_LABELMAP,
+    "yolo": frozenset({"scores", "unlabelled", "ids", "empty", "stability", "logits"}),
+    "labelme": frozenset({"unlabelled", "shared ids", "empty", "stability", "logits"}),
+    "npz": frozenset(),
+    "overlay": frozenset(),
+}
+
+
+def _write_coco(path: Path, result: Result) -> None:
+    write_coco(path, [(result.file_name, result.masks)], categories=result.categories)
+
+
+def _write_yolo(path: Path, result: Result) -> None:
+    """Names already in the folder's `classes.txt` keep their numbers, so that the files of a run agree."""
+    listing = path.with_name("classes.txt")
+    known = read_classes(listing) if listing.exists() else []
+    names = [class_name(label) for label in (*result.categories, *result.masks.labels)]
+    classes = list(dict.fromkeys([*known, *names]))
+    if classes != known:
+        write_classes(listing, classes)
+    write_yolo(path, result.masks, classes)
+
+
+FORMATS: Mapping[str, Format] = {
+    "coco": Format(".json", _write_coco),
+    "overlay": Format(".overlay.png", lambda path, it: write_image(path, draw(it.image, it.masks, prompts=it.prompts))),
+    "labelmap": Format(".labelmap.png", lambda path, it: write_labelmap(path, it.masks)),
+    "png": Format(".png", lambda path, it: write_indexed_png(path, it.masks)),
+    "yolo": Format(".txt", _write_yolo),
+    "labelme": Format(".labelme.json", lambda path, it: write_labelme(path, it.masks, it.file_name)),
+    "npz": Format(".npz", lambda path, it: write_npz(path, it.masks)),
+}

@@ -1,0 +1,65 @@
+"""The pocket model as a file: network and text tower together in float16 safetensors, with the sizes as metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from anymask.models.pocket_network import PocketConfig, PocketNetwork
+from anymask.models.pocket_text import TextConfig, TextTower, Tokenizer
+
+SHIPPED = Path(str(files("anymask"))) / "weights" / "pocket"
+
+
+def save_pocket(path: Path, network: PocketNetwork, tower: TextTower, made_by: Mapping[str, Any]) -> None:
+    """Writes weights of both parts, their sizes, and how they were made; whole or not at all."""
+    parts = {"network": network.state_dict(), "text": tower.state_dict()}
+    tensors = {
+        f"{part}.{name}": tensor.half() if tensor.is_floating_point() else tensor
+        for part, state in parts.items()
+        for name, tensor in state.items()
+        if "num_batches_tracked" not in name
+    }
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    sizes = {"network": json.dumps(asdict(network.config)), "text": json.dumps(asdict(tower.config))}
+    temporary = path.with_name(path.name + ".part")
+    save_file(contiguous, temporary, {**sizes, "made_by": json.dumps(dict(made_by))})
+    temporary.replace(path)
+
+
+def read_pocket(path: Path) -> tuple[PocketNetwork, TextTower]:
+    """Network and text tower in float32, ready for use."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        network = PocketNetwork(PocketConfig(**json.loads(metadata["network"])))
+        network.load_state_dict(_part(file, "network."), strict=False)
+        tower = TextTower(TextConfig(**json.loads(metadata["text"])))
+        tower.load_state_dict(_part(file, "text."))
+    return network.eval().requires_grad_(False), tower.eval().requires_grad_(False)
+
+
+def read_text_tower(path: Path) -> tuple[TextTower, Tokenizer]:
+    """The frozen text tower of a distillation or of a whole pocket model, with its tokenizer."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        prefix = "text." if "text" in metadata else ""
+        tower = TextTower(TextConfig(**json.loads(metadata["text" if prefix else "config"])))
+        tower.load_state_dict(_part(file, prefix))
+    return tower.eval().requires_grad_(False), read_tokenizer(tower.config)
+
+
+def read_tokenizer(config: TextConfig) -> Tokenizer:
+    """The tokenizer whose vocabulary ships with the package."""
+    return Tokenizer(SHIPPED / "vocab.txt", config.max_tokens)
+
+
+def _part(file: Any, prefix: str) -> dict[str, torch.Tensor]:
+    names = [name for name in file.keys() if name.startswith(prefix)]
+    tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -1,0 +1,298 @@
+"""The network of the pocket model: EfficientNet-Lite, a feature pyramid, a SAM 2-style prompt encoder and mask decoder.
+
+What differs from SAM 2 (Ravi et al. 2024, sections 4 and D): prompts are not only sparse tokens but are also drawn as maps
+(disks, box, previous mask, text score) and added at strides 4, 8 and 16, as interactive segmentation does (Sofiiuk et al.
+2021, RITM); convolutions after each upsampling let the drawn prompt meet the image locally. That is what lets 4 million
+parameters learn from a few thousand photos. Text enters twice: as a token sequence, and as a score map per pixel.
+
+Shapes: b images, n prompts, p points, l text tokens, d width; strides 4, 8, 16 of a square input of `image_size`.
+"""
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig
+from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2PromptEncoder, Sam2TwoWayTransformer
+
+DRAWN_CHANNELS = 7  # positive disks, negative disks, box filled, box edge, previous mask, "has a mask", text score
+
+
+@dataclass(frozen=True)
+class PocketConfig:
+    """Literal sizes of the network."""
+
+    encoder: str = "tf_efficientnet_lite0"
+    image_size: int = 384
+    width: int = 128
+    width_s8: int = 64
+    width_s4: int = 32
+    text_width: int = 128
+    heads: int = 4
+    mlp: int = 512
+    layers: int = 2
+    mask_tokens: int = 4  # the single mask, then three for an ambiguous prompt
+    disk_radius: float = 5.0  # of a drawn click, in input pixels
+
+    @property
+    def grid(self) -> int:
+        """Side of the stride-16 map."""
+        return self.image_size // 16
+
+
+CONFIGS = {
+    "pocket": PocketConfig(),
+    "tiny": PocketConfig(encoder="test_efficientnet", image_size=64, width=32, width_s8=16, width_s4=8, heads=2, mlp=32),
+}
+
+
+@dataclass(frozen=True)
+class PocketFeatures:
+    """What the encoder and the pyramid give for b images; computed once, read by every prompt."""
+
+    s16: Float[Tensor, "b d g g"]
+    s8: Float[Tensor, "b d8 2g 2g"]
+    s4: Float[Tensor, "b d4 4g 4g"]
+    text_s8: Float[Tensor, "b t 2g 2g"]
+
+
+@dataclass(frozen=True)
+class PocketPrompts:
+    """n prompts as tensors, in input pixels; absent parts are padding: label -1, `has_*` False, text mask False."""
+
+    points: Float[Tensor, "n p 2"]
+    labels: Int[Tensor, "n p"]
+    boxes: Float[Tensor, "n 4"]
+    has_box: Bool[Tensor, "n"]
+    masks: Float[Tensor, "n 4g 4g"]
+    has_mask: Bool[Tensor, "n"]
+    text_tokens: Float[Tensor, "n l t"]
+    text_mask: Bool[Tensor, "n l"]
+
+    @property
+    def has_text(self) -> Bool[Tensor, "n"]:
+        """Prompts with at least one text token."""
+        return self.text_mask.any(dim=1)
+
+
+@dataclass(frozen=True)
+class PocketOutput:
+    """Mask logits at stride 4 for each mask token, their predicted IoU (0 to 1), presence logit, text score map."""
+
+    logits: Float[Tensor, "n m 4g 4g"]
+    predicted_iou: Float[Tensor, "n m"]
+    presence: Float[Tensor, "n"]
+    score_map: Float[Tensor, "n 2g 2g"]
+
+
+class PocketNetwork(nn.Module):
+    """Encoder, pyramid, prompt encoder and decoder; the frozen text tower lives beside it (`pocket_text`)."""
+
+    def __init__(self, config: PocketConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = timm.create_model(config.encoder, features_only=True, out_indices=(1, 2, 3, 4))
+        self.pyramid = Pyramid(self.encoder.feature_info.channels(), config)
+        self.text_score = TextScore(config)
+        self.decoder = PocketDecoder(config)
+
+    def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> PocketFeatures:
+        """Features of RGB images in -1 to 1."""
+        return self.pyramid(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
+
+    def decode(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> PocketOutput:
+        """All mask tokens of n prompts, prompt i on image `rows[i]`."""
+        score_map = self.score(features, rows, prompts)
+        logits, predicted_iou, presence = self.decoder(features, rows, prompts, score_map)
+        return PocketOutput(logits, predicted_iou, presence, score_map)
+
+    def score(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> Float[Tensor, "n h w"]:
+        """The text score map of each prompt, zero for a prompt without text."""
+        asking = prompts.has_text.nonzero()[:, 0]
+        scores = features.text_s8.new_zeros(len(rows), *features.text_s8.shape[2:])
+        if not len(asking):
+            return scores
+        pixels = features.text_s8[rows[asking]]
+        found = self.text_score(pixels, prompts.text_tokens[asking], prompts.text_mask[asking])
+        return scores.index_copy(0, asking, found.to(scores.dtype))
+
+
+class Pyramid(nn.Module):
+    """Top-down feature pyramid (Lin et al. 2017) with global context, narrower towards the fine levels."""
+
+    def __init__(self, channels: list[int], config: PocketConfig) -> None:
+        super().__init__()
+        d, d8, d4 = config.width, config.width_s8, config.width_s4
+        self.lateral = nn.ModuleList([nn.Conv2d(c, w, 1) for c, w in zip(channels, (d4, d8, d, d), strict=True)])
+        self.context = nn.Linear(channels[-1], d)
+        self.mix32, self.mix16, self.mix8, self.mix4 = Mix(d), Mix(d), Mix(d8), Mix(d4)
+        self.down8, self.down4 = nn.Conv2d(d, d8, 1), nn.Conv2d(d8, d4, 1)
+        self.text = nn.Sequential(
+            nn.Conv2d(d + d8, d, 1), nn.GELU(), Mix(d), nn.Conv2d(d, config.text_width, 1)
+        )
+
+    def forward(self, levels: list[Tensor]) -> PocketFeatures:
+        c4, c8, c16, c32 = levels
+        s32 = self.mix32(self.lateral[3](c32) + self.context(c32.mean(dim=(2, 3)))[:, :, None, None])
+        s16 = self.mix16(self.lateral[2](c16) + _double(s32))
+        s8 = self.mix8(self.lateral[1](c8) + _double(self.down8(s16)))
+        s4 = self.mix4(self.lateral[0](c4) + _double(self.down4(s8)))
+        text_s8 = self.text(torch.cat([_double(s16), s8], dim=1))
+        return PocketFeatures(s16, s8, s4, text_s8)
+
+
+class TextScore(nn.Module):
+    """How well each pixel fits a text: the dot product of a pixel embedding with a query made from the text tokens."""
+
+    def __init__(self, config: PocketConfig) -> None:
+        super().__init__()
+        t = config.text_width
+        self.query = nn.Sequential(nn.LayerNorm(t), nn.Linear(t, 2 * t), nn.GELU(), nn.Linear(2 * t, t))
+        self.bias = nn.Parameter(torch.tensor(-2.0))
+
+    def forward(
+        self, pixels: Float[Tensor, "n t h w"], tokens: Float[Tensor, "n l t"], mask: Bool[Tensor, "n l"]
+    ) -> Float[Tensor, "n h w"]:
+        pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        query = self.query(pooled)
+        return torch.einsum("nthw,nt->nhw", pixels, query) / query.shape[-1] ** 0.5 + self.bias
+
+
+class PocketDecoder(nn.Module):
+    """SAM 2's mask decoder at a small width, with drawn prompts and convolutions after each upsampling."""
+
+    def __init__(self, config: PocketConfig) -> None:
+        super().__init__()
+        d, d8, d4 = config.width, config.width_s8, config.width_s4
+        self.config = config
+        self.prompt_encoder = Sam2PromptEncoder(
+            Sam2PromptEncoderConfig(hidden_size=d, image_size=config.image_size, patch_size=16, mask_input_channels=16)
+        )
+        self.drawing = Drawing(config)
+        self.text_token = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, d))
+        self.output_tokens = nn.Embedding(2 + config.mask_tokens, d)  # presence, IoU, masks
+        self.mix16 = Mix(d)
+        self.transformer = Sam2TwoWayTransformer(
+            Sam2MaskDecoderConfig(
+                hidden_size=d,
+                mlp_dim=config.mlp,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                attn_implementation="eager",
+            )
+        )
+        self.up8, self.norm8, self.mix8 = nn.ConvTranspose2d(d, d8, 2, 2), ChannelNorm(d8), Mix(d8)
+        self.up4, self.norm4, self.mix4 = nn.ConvTranspose2d(d8, d4, 2, 2), ChannelNorm(d4), Mix(d4)
+        self.hypernetworks = nn.ModuleList([Sam2FeedForward(d, d, d4, 3) for _ in range(config.mask_tokens)])
+        self.iou_head = Sam2FeedForward(2 * d, d, 1, 3)
+        self.presence_head = Sam2FeedForward(d, d, 1, 3)
+
+    def forward(
+        self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
+        image = self.mix16(features.s16[rows] + drawn16 + self._mask_embedding(prompts))
+        tokens, image = self._attend(self._tokens(prompts), image)
+        s8 = self.mix8(self.norm8(self.up8(image) + features.s8[rows] + drawn8))
+        s4 = self.mix4(self.norm4(self.up4(s8) + features.s4[rows] + drawn4))
+        mask_tokens = tokens[:, 2 : 2 + self.config.mask_tokens]
+        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
+        logits = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
+        iou_in = torch.cat([mask_tokens, tokens[:, 1:2].expand_as(mask_tokens)], dim=2)
+        return logits, self.iou_head(iou_in).squeeze(2).sigmoid(), self.presence_head(tokens[:, 0]).squeeze(1)
+
+    def _tokens(self, prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
+        """Output tokens, clicks, box corners (labels 2 and 3 of SAM's point embedding) and text tokens."""
+        n = len(prompts.points)
+        corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
+        points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1) - 0.5  # SAM's encoder adds the half
+        labels = torch.cat([prompts.labels, corner_labels], dim=1)
+        sparse, _ = self.prompt_encoder(points[:, None], labels[:, None], None, None)
+        text = self.text_token(prompts.text_tokens)
+        text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
+        return torch.cat([self.output_tokens.weight.expand(n, -1, -1), sparse[:, 0], text], dim=1)
+
+    def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d g g"]:
+        none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        if not prompts.has_mask.any():
+            return none
+        embedded = self.prompt_encoder.mask_embed(prompts.masks[:, None].clamp(-10, 10))
+        return torch.where(prompts.has_mask[:, None, None, None], embedded, none)
+
+    def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        side = image.shape[-1]
+        steps = (torch.arange(side, device=image.device) + 0.5) / side
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1)
+        position = self.prompt_encoder.shared_embedding(grid[None].to(image.dtype)).permute(0, 3, 1, 2)
+        out, flat = self.transformer(tokens[:, None], image, position.expand(len(image), -1, -1, -1), None)
+        return out[:, 0], flat[:, 0].transpose(1, 2).unflatten(2, (side, side))
+
+
+class Drawing(nn.Module):
+    """Prompts as maps of the image, at strides 4, 8 and 16."""
+
+    def __init__(self, config: PocketConfig) -> None:
+        super().__init__()
+        d, d8, d4 = config.width, config.width_s8, config.width_s4
+        self.config = config
+        self.conv4 = nn.Conv2d(DRAWN_CHANNELS, d4, 3, padding=1)
+        self.conv8 = nn.Sequential(nn.ReLU(), nn.Conv2d(d4, d8, 2, stride=2))
+        self.conv16 = nn.Sequential(nn.ReLU(), nn.Conv2d(d8, d, 2, stride=2))
+
+    def forward(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        drawn4 = self.conv4(self.draw(prompts, score_map))
+        drawn8 = self.conv8(drawn4)
+        return drawn4, drawn8, self.conv16(drawn8)
+
+    def draw(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> Float[Tensor, "n c 4g 4g"]:
+        """The maps themselves, `DRAWN_CHANNELS` of them, each about -1 to 1."""
+        side = self.config.image_size // 4
+        centres = (torch.arange(side, device=score_map.device) + 0.5) * 4
+        positive, negative = (self._disks(prompts, centres, label) for label in (1, 0))
+        inside = self._box_distance(prompts.boxes, centres)
+        has_box = prompts.has_box[:, None, None]
+        filled = torch.where(has_box, torch.sigmoid(inside), 0.0)
+        edge = torch.where(has_box, torch.exp(-((inside / 4) ** 2)), 0.0)
+        mask = torch.where(prompts.has_mask[:, None, None], torch.tanh(prompts.masks / 4), 0.0)
+        has_mask = prompts.has_mask[:, None, None].to(mask.dtype).expand_as(mask)
+        scores = functional.interpolate(score_map[:, None], size=(side, side), mode="bilinear")[:, 0]
+        return torch.stack([positive, negative, filled, edge, mask, has_mask, torch.tanh(scores / 4)], dim=1)
+
+    def _disks(self, prompts: PocketPrompts, centres: Tensor, label: int) -> Tensor:
+        """1 on the clicks of `label`, falling to 0 at about twice the radius."""
+        apart = (prompts.points[:, :, None] - centres[:, None]).square()  # n p side 2: separable squared distances
+        squared = apart[..., 1][..., :, None] + apart[..., 0][..., None, :]
+        far = (prompts.labels != label)[..., None, None] * 1e6
+        return torch.exp(-(squared + far).amin(dim=1) / (2 * self.config.disk_radius**2))
+
+    @staticmethod
+    def _box_distance(boxes: Float[Tensor, "n 4"], centres: Tensor) -> Tensor:
+        """Signed distance to the nearest box side in input pixels, positive inside."""
+        across = torch.minimum(centres - boxes[:, 0:1], boxes[:, 2:3] - centres)
+        down = torch.minimum(centres - boxes[:, 1:2], boxes[:, 3:4] - centres)
+        return torch.minimum(down[:, :, None], across[:, None, :])
+
+
+class Mix(nn.Module):
+    """A residual 3 x 3 convolution: a dense one, which a CPU runs and learns faster than a depthwise pair."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.conv(functional.relu(x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of an image."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2h 2w"]:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear")

@@ -1,0 +1,72 @@
+"""The parts that every training run shares: schedule, moving average of the weights, checkpoints, curves."""
+
+import copy
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anymask.data.files import write_whole
+
+
+def trapezoid(step: int, steps: int, warmup: int, decay: int) -> float:
+    """Factor of the learning rate: a linear rise, a plateau, and a linear fall over the last `decay` steps.
+
+    The plateau may be prolonged later without having wasted a schedule (Zhai et al. 2022, section 3.5).
+    """
+    return max(0.0, min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1, decay)))
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights, with a short memory at the start."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Moves towards `model`; the decay grows with the step to its final value."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        ours, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - keep)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the whole state or nothing."""
+    with write_whole(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state saved at `path`, None if there is none. Only tensors and plain values are read."""
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+class Curve:
+    """A CSV file with a row per record; rows after a resumed step are cut off first."""
+
+    def __init__(self, path: Path, resume_at: int = 0) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_at]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a row, which must have a `step`, and writes the file."""
+        self.rows.append(dict(row))
+        names = list(dict.fromkeys(name for one in self.rows for name in one))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with write_whole(self.path) as temporary:
+            temporary.write_text(text.getvalue())

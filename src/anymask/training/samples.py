@@ -1,0 +1,253 @@
+"""Training samples of the pocket model: augmented crops with soft masks, clicks, boxes and names.
+
+A sample is a function of (seed, index) alone, so a resumed run sees exactly the samples that it has not seen yet.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch.utils.data import Dataset
+
+from anymask.ops import clicks, rle
+
+NO_NAME = "object"  # the category of class-agnostic regions; never a text prompt
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What a sample holds. `side` is the crop in pixels, masks are kept at a quarter of it."""
+
+    side: int = 384
+    objects: int = 6
+    names: int = 3
+    whole_image: float = 0.35
+    min_crop: float = 0.4  # smallest side of a crop, as a share of the image's
+    paste: float = 0.25
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One annotated image: its JPEG file, RLEs with names, and which names are known to be absent."""
+
+    path: Path
+    source: str
+    rles: tuple[rle.Rle, ...]
+    names: tuple[str, ...]
+    absent: tuple[str, ...]
+    exhaustive: bool
+
+
+def read_pictures(images: Path, annotations: Path, exclude_sources: Sequence[str] = ()) -> list[Picture]:
+    """The annotated images of a COCO-format set with the optional fields of our data (source, text_exhaustive)."""
+    document = json.loads(annotations.read_text())
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    sources = {source["name"]: source for source in document.get("sources", [])}
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation in document["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            by_image.setdefault(annotation["image_id"], []).append(annotation)
+    kept = [i for i in document["images"] if i["id"] in by_image and i.get("source", "") not in exclude_sources]
+    return [_picture(images, image, by_image[image["id"]], names, sources) for image in kept]
+
+
+def _picture(
+    folder: Path, image: dict[str, Any], annotations: list[dict[str, Any]], names: dict[int, str], sources: dict[str, Any]
+) -> Picture:
+    source = sources.get(image.get("source", ""), {})
+    present = tuple(names[a["category_id"]] for a in annotations)
+    exhaustive = bool(source.get("text_exhaustive", False))
+    hidden = {*present, *image.get("crowd_categories", ()), NO_NAME}
+    absent = tuple(name for name in source.get("names", ()) if name not in hidden) if exhaustive else ()
+    encoded = tuple(a["segmentation"] for a in annotations)
+    return Picture(folder / image["file_name"], image.get("source", ""), encoded, present, absent, exhaustive)
+
+
+class PocketSamples(Dataset[dict[str, torch.Tensor]]):
+    """Sample `i` is drawn with the seed (seed, i); images with many objects come more often (square root)."""
+
+    def __init__(self, pictures: Sequence[Picture], phrases: dict[str, list[int]], settings: SampleSettings) -> None:
+        self.pictures, self.phrases, self.settings = pictures, phrases, settings
+        weights = np.sqrt([min(len(picture.rles), 40) for picture in pictures])
+        self.weights = weights / weights.sum()
+        self.bytes = [np.fromfile(picture.path, np.uint8) for picture in pictures]
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """pixels [3 s s] uint8; targets [m q q]; points, boxes, object names; unions [k q q] of names, present or not."""
+        rng = np.random.default_rng((self.settings.seed, index))
+        cv2.setNumThreads(0)
+        while True:
+            crop = self._crop(rng, self._draw_picture(rng))
+            if crop is not None:
+                break
+        if rng.random() < self.settings.paste:
+            donor = self._crop(rng, self._draw_picture(rng))
+            crop = crop if donor is None else _paste(rng, crop, donor)
+        return self._to_tensors(rng, crop)
+
+    def _draw_picture(self, rng: np.random.Generator) -> int:
+        return int(rng.choice(len(self.pictures), p=self.weights))
+
+    def _crop(self, rng: np.random.Generator, row: int) -> "Crop | None":
+        """A random crop stretched to the square input; None if no object is left in it."""
+        picture, side = self.pictures[row], self.settings.side
+        pixels = cv2.cvtColor(cv2.imdecode(self.bytes[row], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        h, w = pixels.shape[:2]
+        masks = rle.decode(picture.rles, (h, w)).astype(np.uint8)
+        if rng.random() >= self.settings.whole_image:
+            x0, y0, x1, y1 = _random_crop_box(rng, (h, w), self.settings.min_crop)
+            pixels, masks = pixels[y0:y1, x0:x1], masks[:, y0:y1, x0:x1]
+        if rng.random() < 0.5:
+            pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
+        whole = cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=_interpolation(pixels.shape, side))
+        targets = np.stack([_soft(mask, side // 4) for mask in masks])
+        if not (targets.sum(axis=(1, 2)) >= 2).any():
+            return None
+        return Crop(whole, targets, list(picture.names), set(picture.absent), picture.exhaustive)
+
+    def _to_tensors(self, rng: np.random.Generator, crop: "Crop") -> dict[str, torch.Tensor]:
+        areas = crop.targets.sum(axis=(1, 2))
+        visible = np.flatnonzero(areas >= 2)
+        rows = rng.permutation(np.resize(rng.permutation(visible), self.settings.objects))
+        targets = crop.targets[rows]
+        points = np.stack([_first_point(rng, target) for target in targets])
+        boxes = np.stack([_loose_box(rng, target) for target in targets])
+        names = [self._phrase(rng, crop.names[row]) for row in rows]
+        phrases, unions, present = self._draw_names(rng, crop, areas)
+        return {
+            "pixels": torch.from_numpy(np.ascontiguousarray(_recolour(rng, crop.pixels).transpose(2, 0, 1))),
+            "targets": torch.from_numpy(targets),
+            "points": torch.from_numpy(points),
+            "boxes": torch.from_numpy(boxes),
+            "object_phrases": torch.tensor(names),
+            "phrases": torch.tensor(phrases),
+            "unions": torch.from_numpy(unions),
+            "present": torch.tensor(present),
+        }
+
+    def _draw_names(
+        self, rng: np.random.Generator, crop: "Crop", areas: np.ndarray
+    ) -> tuple[list[int], Float[np.ndarray, "k q q"], list[int]]:
+        """Names to ask for: about two thirds present. `present` is 1, 0, or -1 where nothing may be asked."""
+        quarter = self.settings.side // 4
+        there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4 and name != NO_NAME}
+        partly = {name for name, area in zip(crop.names, areas, strict=True) if 0 < area}
+        gone = {name for name in crop.names if name not in partly} if crop.exhaustive else set()
+        yes, no = list(rng.permutation(sorted(there))), list(rng.permutation(sorted((crop.absent | gone) - partly - {NO_NAME})))
+        wanted = yes[: max(1, self.settings.names - 1)]
+        wanted += no[: self.settings.names - len(wanted)]
+        phrases, unions, present = [], [], []
+        for name in wanted:
+            rows = [i for i, other in enumerate(crop.names) if other == name]
+            union = crop.targets[rows].max(axis=0) if rows else np.zeros((quarter, quarter), np.float32)
+            phrases.append(self._phrase(rng, name))
+            unions.append(union)
+            present.append(int(name in there))
+        missing = self.settings.names - len(wanted)
+        unions += [np.zeros((quarter, quarter), np.float32)] * missing
+        return phrases + [-1] * missing, np.stack(unions), present + [-1] * missing
+
+    def _phrase(self, rng: np.random.Generator, name: str) -> int:
+        """A row of the phrase table for `name`; -1 for a name that is no text."""
+        choices = self.phrases.get(name)
+        return int(rng.choice(choices)) if choices else -1
+
+
+@dataclass
+class Crop:
+    """A sample in the making."""
+
+    pixels: UInt8[np.ndarray, "s s 3"]
+    targets: Float[np.ndarray, "n q q"]
+    names: list[str]
+    absent: set[str]
+    exhaustive: bool
+
+
+def _paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
+    """An object of `donor` pasted over `crop` (Ghiasi et al. 2021, simple copy-paste), shrunk and moved at random."""
+    side, quarter = crop.pixels.shape[0], crop.targets.shape[1]
+    areas = donor.targets.mean(axis=(1, 2))
+    choices = np.flatnonzero((areas > 0.01) & (areas < 0.5))
+    if not len(choices):
+        return crop
+    row = int(rng.choice(choices))
+    scale = float(rng.uniform(0.4, 1.0))
+    ys, xs = np.nonzero(donor.targets[row] > 0.5)
+    if not len(ys):
+        return crop
+    centre = np.asarray([xs.mean() + 0.5, ys.mean() + 0.5]) * 4
+    to = rng.uniform(0.2, 0.8, 2) * side
+    warp = np.asarray([[scale, 0, to[0] - scale * centre[0]], [0, scale, to[1] - scale * centre[1]]])
+    alpha_s = cv2.resize(donor.targets[row], (side, side), interpolation=cv2.INTER_LINEAR)
+    alpha_s = (cv2.warpAffine(alpha_s, warp, (side, side)) > 0.5).astype(np.float32)
+    moved = cv2.warpAffine(donor.pixels, warp, (side, side))
+    alpha = cv2.GaussianBlur(alpha_s, (3, 3), 0)[..., None]
+    pixels = (crop.pixels * (1 - alpha) + moved * alpha).astype(np.uint8)
+    target = _soft(alpha_s, quarter)
+    left = np.minimum(crop.targets, 1 - target)
+    name = donor.names[row]
+    speakable = crop.exhaustive and (name in crop.absent or name in crop.names)
+    names = [*crop.names, name if speakable else NO_NAME]
+    return Crop(pixels, np.concatenate([left, target[None]]), names, crop.absent - {name}, crop.exhaustive)
+
+
+def _random_crop_box(rng: np.random.Generator, size: tuple[int, int], smallest: float) -> tuple[int, int, int, int]:
+    h, w = size
+    share = rng.uniform(smallest, 1.0)
+    stretch = float(np.exp(rng.uniform(-0.25, 0.25)))
+    ch, cw = (int(min(side, max(16, side * share * by))) for side, by in ((h, stretch), (w, 1 / stretch)))
+    y0, x0 = int(rng.integers(0, h - ch + 1)), int(rng.integers(0, w - cw + 1))
+    return x0, y0, x0 + cw, y0 + ch
+
+
+def _interpolation(shape: tuple[int, ...], side: int) -> int:
+    return cv2.INTER_AREA if min(shape[:2]) > side else cv2.INTER_LINEAR
+
+
+def _soft(mask: np.ndarray, quarter: int) -> Float[np.ndarray, "q q"]:
+    """The share of each cell that the mask covers."""
+    return cv2.resize(np.ascontiguousarray(mask, np.float32), (quarter, quarter), interpolation=cv2.INTER_AREA)
+
+
+def _first_point(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "2"]:
+    """A first click in input pixels: the deepest point half of the time, else anywhere on the object."""
+    inside = target > min(0.5, 0.99 * float(target.max()))
+    if rng.random() < 0.5:
+        x, y = clicks.first_click(inside)
+    else:
+        ys, xs = np.nonzero(inside)
+        pick = int(rng.integers(len(ys)))
+        x, y = xs[pick] + rng.random(), ys[pick] + rng.random()
+    return np.asarray([x * 4, y * 4], np.float32)
+
+
+def _loose_box(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "4"]:
+    """The object's box in input pixels, each side moved by up to a tenth of it (SAM, section A); often hardly at all."""
+    inside = target > min(0.5, 0.99 * float(target.max()))
+    ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    box = np.asarray([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float32) * 4
+    sides = np.tile(box[2:] - box[:2], 2)
+    spread = 0.1 if rng.random() < 0.3 else 0.02
+    jitter = np.clip(rng.normal(0, spread, 4) * sides + rng.uniform(-2, 2, 4), -20, 20)
+    return (box + np.clip(jitter, -0.2 * sides, 0.2 * sides)).astype(np.float32)
+
+
+def _recolour(rng: np.random.Generator, pixels: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
+    """Brightness, contrast and saturation changed a little; one in ten becomes grey."""
+    work = pixels.astype(np.float32)
+    grey = work.mean(axis=2, keepdims=True)
+    saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.6, 1.4)
+    work = grey + (work - grey) * saturation
+    work = (work - work.mean()) * rng.uniform(0.7, 1.3) + work.mean() * rng.uniform(0.75, 1.25)
+    return np.asarray(np.clip(work, 0, 255), np.uint8)

@@ -1,0 +1,406 @@
+"""The plain data that flows through anymask: no model, no files.
+
+Units, fixed here once: coordinates are x y in pixels of the original image, origin at its top-left corner, the centre
+of the first pixel at (0.5, 0.5); boxes are x0 y0 x1 y1 with the end exclusive; sizes are (h, w); masks are bool;
+raw scores are `logits`. COCO's own structures keep COCO's x y w h.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from anymask.ops import colours, rle
+from anymask.ops.rle import Rle
+
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An RGB picture, upright. `name` is the file stem results are saved under."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
+            raise ValueError(f"an Image must be RGB uint8 (h, w, 3), got {dtype} {shape}: use anymask.read_image")
+
+    @property
+    def size(self) -> Size:
+        """(h, w) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """Something learned: token embeddings that stand where a word would stand, for the model they were made with."""
+
+    name: str
+    base_model: str
+    token_embeddings: Float[np.ndarray, "n d"]
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.token_embeddings.ndim != 2 or 0 in self.token_embeddings.shape:
+            raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {self.token_embeddings.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    """One shown object: a mask or a box in `image` (None: the image that is being segmented)."""
+
+    image: Image | None = None
+    mask: Bool[np.ndarray, "h w"] | None = None
+    box: Box | None = None
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.mask is None) == (self.box is None):
+            raise ValueError("an Exemplar is shown by a mask or by a box: give exactly one of them")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the user means by one object, or by one name: build it with the class methods, combine with `+`.
+
+    `mask_input` is a bool mask (h, w) of the original image, or the float low-resolution logits of an earlier result.
+    """
+
+    point_coords: Float[np.ndarray, "n 2"] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    point_labels: Int[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    box_coords: Box | None = None
+    mask_input: np.ndarray | None = None
+    name: str | None = None
+    negative_names: tuple[str, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
+    learned: Concept | None = None
+
+    def __post_init__(self) -> None:
+        if self.point_coords.ndim != 2 or self.point_coords.shape[1] != 2:
+            raise ValueError(f"point_coords must be (n, 2), x y of each point, got {self.point_coords.shape}")
+        if len(self.point_labels) != len(self.point_coords):
+            raise ValueError(
+                f"every point needs a label: got {len(self.point_coords)} points and {len(self.point_labels)} labels"
+            )
+        if not np.isin(self.point_labels, (0, 1)).all():
+            raise ValueError(f"point labels must be 1 (object) or 0 (background), got {self.point_labels.tolist()}")
+        if not np.isfinite(self.point_coords).all():
+            raise ValueError(f"point coordinates must be finite, got {self.point_coords.tolist()}")
+        if self.box_coords is not None:
+            _check_box(self.box_coords)
+        if self.name is not None and not self.name.strip():
+            raise ValueError("a text prompt must name something, got an empty text")
+
+    @classmethod
+    def point(cls, x: float, y: float, label: int = 1) -> "Prompt":
+        """One click: label 1 on the object, 0 on the background."""
+        return cls.points([(x, y)], [label])
+
+    @classmethod
+    def points(cls, coords: Sequence[Sequence[float]] | np.ndarray, labels: Sequence[int] | None = None) -> "Prompt":
+        """Many clicks on one object, all positive unless `labels` says otherwise."""
+        xy = np.asarray(coords, dtype=np.float32).reshape(-1, 2)
+        return cls(point_coords=xy, point_labels=np.asarray([1] * len(xy) if labels is None else labels, np.int64))
+
+    @classmethod
+    def box(cls, x0: float, y0: float, x1: float, y1: float) -> "Prompt":
+        """A box around the object, end exclusive."""
+        return cls(box_coords=(float(x0), float(y0), float(x1), float(y1)))
+
+    @classmethod
+    def mask(cls, mask: np.ndarray) -> "Prompt":
+        """A rough bool mask (h, w) of the original image, or low-resolution logits (float) of an earlier result."""
+        if mask.ndim != 2 or not (mask.dtype == bool or np.issubdtype(mask.dtype, np.floating)):
+            raise ValueError(f"mask must be bool (h, w) or float logits (h, w), got {mask.dtype} {mask.shape}")
+        return cls(mask_input=mask)
+
+    @classmethod
+    def text(cls, name: str, negative_names: Sequence[str] = ()) -> "Prompt":
+        """All instances of `name`, none of `negative_names`."""
+        return cls(name=name, negative_names=tuple(negative_names))
+
+    @classmethod
+    def concept(cls, concept: Concept) -> "Prompt":
+        """All instances of something learned."""
+        return cls(learned=concept)
+
+    @classmethod
+    def refine(cls, result: "Masks") -> "Prompt":
+        """The low-resolution logits of one earlier result, to be corrected by further points."""
+        if len(result) != 1 or result.logits is None:
+            raise ValueError(f"refine needs one row with logits: got {len(result)} rows; pass masks[i] of a result")
+        return cls(mask_input=result.logits[0])
+
+    def __add__(self, other: "Prompt") -> "Prompt":
+        """Both prompts together, for the same object."""
+        for slot in ("box_coords", "mask_input", "name", "learned"):
+            if getattr(self, slot) is not None and getattr(other, slot) is not None:
+                raise ValueError(f"one object has one {slot}: to prompt several objects pass a list of Prompts")
+        return Prompt(
+            point_coords=np.concatenate([self.point_coords, other.point_coords]),
+            point_labels=np.concatenate([self.point_labels, other.point_labels]),
+            box_coords=other.box_coords if self.box_coords is None else self.box_coords,
+            mask_input=other.mask_input if self.mask_input is None else self.mask_input,
+            name=other.name if self.name is None else self.name,
+            negative_names=self.negative_names + other.negative_names,
+            exemplars=self.exemplars + other.exemplars,
+            learned=other.learned if self.learned is None else self.learned,
+        )
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether a point, box or mask says where the object is."""
+        return len(self.point_coords) > 0 or self.box_coords is not None or self.mask_input is not None
+
+    @property
+    def is_semantic(self) -> bool:
+        """Whether a text, an exemplar or a learned concept says what the object is."""
+        return self.name is not None or self.learned is not None or bool(self.exemplars)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a part of the original image lies in a model's square input.
+
+    The pixels of `crop_box` fill the top-left `content_size` of the `input_size` canvas; the rest is padding.
+    SAM 1 keeps the aspect ratio and pads, SAM 2, SAM 3 and pocket stretch.
+    """
+
+    size: Size
+    input_size: Size
+    content_size: Size
+    crop_box: tuple[int, int, int, int]
+
+    @classmethod
+    def stretched(cls, size: Size, input_size: Size, crop_box: tuple[int, int, int, int] | None = None) -> "Frame":
+        """The whole image (or `crop_box` of it) stretched over the input."""
+        return cls(size, input_size, input_size, crop_box or (0, 0, size[1], size[0]))
+
+    @classmethod
+    def padded(cls, size: Size, side: int, crop_box: tuple[int, int, int, int] | None = None) -> "Frame":
+        """Longest side scaled to `side`, padded at the right or bottom (SAM 1, `ResizeLongestSide`)."""
+        x0, y0, x1, y1 = crop_box or (0, 0, size[1], size[0])
+        scale = side / max(y1 - y0, x1 - x0)
+        content = (int((y1 - y0) * scale + 0.5), int((x1 - x0) * scale + 0.5))
+        return cls(size, (side, side), content, (x0, y0, x1, y1))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Model pixels per original pixel, in x and in y."""
+        x0, y0, x1, y1 = self.crop_box
+        return self.content_size[1] / (x1 - x0), self.content_size[0] / (y1 - y0)
+
+    def to_model(self, coords: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+        """Original x y to model x y."""
+        origin = np.asarray(self.crop_box[:2], np.float32)
+        return ((coords - origin) * np.asarray(self.scale, np.float32)).astype(np.float32)
+
+    def to_original(self, coords: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+        """Model x y to original x y."""
+        origin = np.asarray(self.crop_box[:2], np.float32)
+        return (coords / np.asarray(self.scale, np.float32) + origin).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a model's encoder returns for one image: opaque tensors and where they lie in the image."""
+
+    model: str
+    frame: Frame
+    tensors: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The result type: one row per object, dense or RLE inside. Build with `from_dense` or `from_rles`.
+
+    `scores` are the model's predicted IoU or confidence (0 to 1); `ids` are positive, rows of one object (multimask)
+    share theirs; `logits` are low-resolution mask logits in the model's frame, for `Prompt.refine`.
+    """
+
+    size: Size
+    scores: Float[np.ndarray, "n"]
+    labels: tuple[str, ...]
+    ids: Int[np.ndarray, "n"]
+    stability: Float[np.ndarray, "n"] | None = None
+    logits: Float[np.ndarray, "n lh lw"] | None = None
+    dense: Bool[np.ndarray, "n h w"] | None = field(default=None, repr=False)
+    packed: tuple[Rle, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        held = self.packed if self.dense is None else self.dense
+        if held is None:
+            raise TypeError("Masks are built with Masks.from_dense(...) or Masks.from_rles(...)")
+        n = len(held)
+        columns: dict[str, Sized | None] = {"scores": self.scores, "labels": self.labels, "ids": self.ids}
+        columns |= {"stability": self.stability, "logits": self.logits}
+        for column, values in columns.items():
+            if values is not None and len(values) != n:
+                raise ValueError(f"{column} must have a value for each of the {n} masks, got {len(values)}")
+        if n and int(self.ids.min()) < 1:
+            raise ValueError(f"ids must be positive (0 is the background of a label map), got {self.ids.min()}")
+
+    @classmethod
+    def from_dense(cls, masks: Bool[np.ndarray, "n h w"], **columns: Any) -> "Masks":
+        """From bool masks; columns as in the class, each optional."""
+        if masks.ndim != 3 or masks.dtype != bool:
+            raise ValueError(f"masks must be bool (n, h, w), got {masks.dtype} {masks.shape}")
+        size = (masks.shape[1], masks.shape[2])
+        return cls(size=size, dense=masks, **_columns(len(masks), **columns))
+
+    @classmethod
+    def from_rles(cls, rles: Sequence[Rle], size: Size, **columns: Any) -> "Masks":
+        """From compressed COCO RLEs, all of `size` (h, w)."""
+        for one in rles:
+            if tuple(one["size"]) != tuple(size):
+                raise ValueError(f"every RLE must have size {list(size)} [h, w], got {one['size']}")
+        return cls(size=size, packed=tuple(rles), **_columns(len(rles), **columns))
+
+    @classmethod
+    def empty(cls, size: Size) -> "Masks":
+        """No object found in an image of `size`."""
+        return cls.from_rles([], size)
+
+    @classmethod
+    def concat(cls, parts: Sequence["Masks"]) -> "Masks":
+        """The rows of all `parts`, which must be of one size; low-resolution logits are kept if all have them."""
+        if not parts or len({part.size for part in parts}) != 1:
+            raise ValueError(f"concat needs results of one size, got {[part.size for part in parts]}")
+        stability = [part.stability for part in parts if part.stability is not None]
+        logits = [part.logits for part in parts if part.logits is not None]
+        same_frame = len({low.shape[1:] for low in logits}) == 1
+        return cls.from_rles(
+            [one for part in parts for one in part.rles],
+            parts[0].size,
+            scores=np.concatenate([part.scores for part in parts]),
+            labels=tuple(label for part in parts for label in part.labels),
+            ids=np.concatenate([part.ids for part in parts]),
+            stability=np.concatenate(stability) if len(stability) == len(parts) else None,
+            logits=np.concatenate(logits) if len(logits) == len(parts) and same_frame else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator["Masks"]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> "Masks":
+        """Rows by index, slice, list of indices or bool array, always as Masks."""
+        index = np.arange(len(self))[rows].reshape(-1)
+        return replace(
+            self,
+            scores=self.scores[index],
+            labels=tuple(self.labels[i] for i in index),
+            ids=self.ids[index],
+            stability=None if self.stability is None else self.stability[index],
+            logits=None if self.logits is None else self.logits[index],
+            dense=None if self.dense is None else self.dense[index],
+            packed=None if self.packed is None else tuple(self.packed[i] for i in index),
+        )
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "n h w"]:
+        """Dense masks (decoded on each call when RLE is held)."""
+        return rle.decode(self.packed or (), self.size) if self.dense is None else self.dense
+
+    @property
+    def rles(self) -> tuple[Rle, ...]:
+        """Compressed COCO RLEs (encoded on each call when dense masks are held)."""
+        return self.packed or () if self.dense is None else rle.encode(self.dense)
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "n 4"]:
+        """Tight boxes x0 y0 x1 y1; 0 0 0 0 for an empty mask."""
+        return rle.boxes(self.rles)
+
+    @property
+    def areas(self) -> Int[np.ndarray, "n"]:
+        """Pixels in each mask."""
+        return rle.areas(self.rles)
+
+    def compact(self) -> "Masks":
+        """The same rows held as RLE."""
+        return replace(self, dense=None, packed=self.rles)
+
+    def best(self) -> "Masks":
+        """For each id its row of the highest score, in order of first appearance."""
+        first_seen = dict.fromkeys(self.ids.tolist())
+        rows = {i: max(np.flatnonzero(self.ids == i), key=lambda row: self.scores[row]) for i in first_seen}
+        return self[np.asarray([rows[i] for i in first_seen], dtype=np.int64)]
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """One dict per row: segmentation (RLE), area, bbox (COCO x y w h), score, label, id."""
+        held = self.compact()
+        xywh = held.boxes.copy()
+        xywh[:, 2:] -= xywh[:, :2]
+        return [
+            {
+                "segmentation": one,
+                "area": int(area),
+                "bbox": [float(side) for side in box],
+                "score": round(float(score), 6),
+                "label": label,
+                "id": int(row_id),
+            }
+            for one, area, box, score, label, row_id in zip(
+                held.rles, held.areas, xywh, held.scores, held.labels, held.ids, strict=True
+            )
+        ]
+
+    def _repr_html_(self) -> str:
+        """A picture and a table, for notebooks."""
+        from PIL import Image as PillowImage
+
+        buffer = io.BytesIO()
+        PillowImage.fromarray(colours.paint(self.masks)).save(buffer, "PNG")
+        picture = base64.b64encode(buffer.getvalue()).decode("ascii")
+        rows = "".join(
+            f"<tr><td>{i}</td><td>{_escape(label)}</td><td>{score:.3f}</td><td>{area}</td></tr>"
+            for i, label, score, area in zip(self.ids, self.labels, self.scores, self.areas, strict=True)
+        )
+        head = "<tr><th>id</th><th>label</th><th>score</th><th>area</th></tr>"
+        return f'<img style="max-width:480px" src="data:image/png;base64,{picture}"><table>{head}{rows}</table>'
+
+
+@dataclass(frozen=True)
+class Report:
+    """Numbers with all that is needed to read them: what was measured, how, with what, where."""
+
+    title: str
+    metrics: Mapping[str, float | int | None]
+    settings: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _check_box(box: Box) -> None:
+    x0, y0, x1, y1 = box
+    if not np.isfinite(box).all() or x1 <= x0 or y1 <= y0:
+        raise ValueError(f"a box must be x0,y0,x1,y1 with x1 > x0 and y1 > y0, got {x0:g},{y0:g},{x1:g},{y1:g}")
+
+
+def _columns(n: int, **columns: Any) -> dict[str, Any]:
+    """Columns of Masks with their defaults: score 1, no label, ids 1 to n."""
+    scores, labels, ids = columns.pop("scores", None), columns.pop("labels", None), columns.pop("ids", None)
+    return {
+        "scores": np.ones(n, np.float32) if scores is None else np.asarray(scores, np.float32),
+        "labels": ("",) * n if labels is None else tuple(labels),
+        "ids": np.arange(1, n + 1) if ids is None else np.asarray(ids, np.int64),
+        **columns,
+    }
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import dense_masks
+
+from anymask.ops import rle
+from anymask.ops.rle import Rle
+
+
+def slow_runs(mask: np.ndarray) -> list[int]:
+    """Run lengths down the columns, off first, one pixel at a time."""
+    runs, value = [0], False
+    for pixel in mask.T.reshape(-1):
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return runs
+
+
+@given(dense_masks())
+def test_encode_then_decode_is_the_same(masks):
+    np.testing.assert_array_equal(rle.decode(rle.encode(masks), masks.shape[1:]), masks)
+
+
+@given(dense_masks(st.integers(1, 2)))
+def test_run_lengths_are_those_counted_one_by_one(masks):
+    for mask, one in zip(masks, rle.encode(masks), strict=True):
+        assert rle.run_lengths(one).tolist() == slow_runs(mask)
+        assert rle.from_run_lengths(slow_runs(mask), mask.shape) == one
+
+
+@given(dense_masks())
+def test_areas_and_boxes_are_those_of_the_pixels(masks):
+    packed = rle.encode(masks)
+    assert rle.areas(packed).tolist() == [int(mask.sum()) for mask in masks]
+    for mask, box in zip(masks, rle.boxes(packed), strict=True):
+        ys, xs = np.nonzero(mask)
+        expected = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
+        assert box.tolist() == expected
+
+
+@given(dense_masks(st.integers(0, 3)))
+def test_iou_and_merge_are_those_of_the_pixels(masks):
+    packed = rle.encode(masks)
+    size = masks.shape[1:]
+    overlap = rle.iou(packed, packed)
+    assert overlap.shape == (len(masks), len(masks))
+    for i, a in enumerate(masks):
+        for j, b in enumerate(masks):
+            expected = (a & b).sum() / max((a | b).sum(), 1)
+            assert overlap[i, j] == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_array_equal(rle.decode([rle.merge(packed, size)], size)[0], masks.any(axis=0))
+
+
+def test_large_masks_have_large_runs():
+    mask = np.zeros((1, 3000, 2000), bool)
+    mask[0, 5:2990, 3:1990] = True
+    assert rle.run_lengths(rle.encode(mask)[0]).sum() == 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ("", "cover 5 x 5 = 25 pixels, got 0"),
+        ("01", "cover 5 x 5 = 25 pixels, got 1"),
+        ("zz", "no compressed RLE"),
+        ("PP", "no compressed RLE"),
+        (" ", "no compressed RLE"),
+        ("oooooooo0", "beyond 32 bits"),
+        ("é", "ascii"),
+    ],
+)
+def test_counts_that_pycocotools_would_read_past_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        rle.run_lengths(Rle(size=[5, 5], counts=counts))
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=127), max_size=12))
+def test_any_text_is_refused_or_decodes(counts):
+    one = Rle(size=[3, 4], counts=counts)
+    try:
+        runs = rle.run_lengths(one)
+    except ValueError:
+        return
+    assert rle.decode([one], (3, 4)).sum() == runs[1::2].sum()
+
+
+@pytest.mark.parametrize("runs", [[3, 30], [26, -1], [25.0], [[25]], ["a"]])
+def test_run_lengths_that_do_not_fill_the_size_are_refused(runs):
+    with pytest.raises(ValueError, match="its (runs|counts) must"):
+        rle.from_run_lengths(runs, (5, 5))
