@@ -23,9 +23,9 @@ from anymask.types import Image
 from pictures import corners_of, quarters
 
 FORMATS = {
-    "bmp": {}, "dib": {}, "gif": {}, "icns": {}, "ico": {}, "j2k": {}, "jp2": {}, "jpg": {"quality": 95}, "pcx": {}, "png": {},
-    "ppm": {}, "sgi": {}, "tga": {}, "tif": {}, "webp": {"lossless": True}, "avif": {"quality": 90}, 
-    "dds": {}, "qoi": {}, "mpo": {}, "apng": {},
+    "apng": {}, "avif": {"quality": 90}, "bmp": {}, "dds": {}, "dib": {}, "gif": {}, "icns": {}, "ico": {}, "j2k": {},
+    "jp2": {}, "jpg": {"quality": 95}, "mpo": {}, "pcx": {}, "png": {}, "ppm": {}, "qoi": {}, "sgi": {}, "tga": {},
+    "tif": {}, "webp": {"lossless": True},
 }  # fmt: skip
 # What EXIF says about a stored picture A B over C D, and how it is meant to look (EXIF 2.3, tag 274).
 ORIENTATIONS = {1: "ABCD", 2: "BADC", 3: "DCBA", 4: "CDAB", 5: "ACBD", 6: "CADB", 7: "DBCA", 8: "BDAC"}
@@ -78,7 +78,9 @@ def black_and_white(mode: str) -> PillowImage.Image:
     return grey
 
 
-MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB", "LA", "PA", "La", "RGBA", "RGBa", "RGBX", "I;16", "I", "F")
+MODES = [
+    "1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB", "LA", "PA", "La", "RGBA", "RGBa", "RGBX", "I;16", "I", "F",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -253,11 +255,10 @@ def test_damaged_files_give_a_picture_or_a_value_error(tmp_path, suffix):
             )
         (tmp_path / f"y.{suffix}").write_bytes(damaged)
         try:
-            image = read_image(tmp_path / f"y.{suffix}", max_pixels=100_000)
+            said = read_image(tmp_path / f"y.{suffix}", max_pixels=100_000).name
         except ValueError as error:
-            assert f"y.{suffix}" in str(error)
-        else:
-            assert image.pixels.size > 0
+            said = str(error)
+        assert said == "y" or f"y.{suffix}" in said
 
 
 @pytest.mark.parametrize(

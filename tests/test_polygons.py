@@ -79,6 +79,7 @@ def test_rasterising_is_pycocotools_own(points):
     assert from_polygons([polygon], (8, 9))["counts"] == expected["counts"].decode()
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("polygon", "message"),
     [

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import dense_masks
 
 from anymask.ops import rle
 from anymask.ops.rle import Rle
+from pictures import dense_masks
 
 
 def slow_runs(mask: np.ndarray) -> list[int]:
@@ -87,6 +87,7 @@ def test_any_text_is_refused_or_decodes(counts):
     assert rle.decode([one], (3, 4)).sum() == runs[1::2].sum()
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("runs", [[3, 30], [26, -1], [25.0], [[25]], ["a"]])
 def test_run_lengths_that_do_not_fill_the_size_are_refused(runs):
     with pytest.raises(ValueError, match="its (runs|counts) must"):

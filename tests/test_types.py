@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import assert_same, results
 
 from anymask.ops import rle
 from anymask.types import Concept, Exemplar, Frame, Image, Masks, Prompt
+from pictures import assert_same, results
 
 COLUMNS = ("scores", "labels", "ids", "stability", "logits")
 MASK = np.ones((2, 3), bool)
@@ -64,7 +64,12 @@ def test_a_notebook_gets_a_picture_and_an_escaped_table():
 
 
 def test_prompts_combine():
-    prompt = Prompt.point(1, 2) + Prompt.points([(3, 4)], [0]) + Prompt.box(0, 0, 5, 6) + Prompt.text("cat", ["dog"])
+    prompt = (
+        Prompt.point(1.0, 2.0)
+        + Prompt.points([(3.0, 4.0)], [0])
+        + Prompt.box(0.0, 0.0, 5.0, 6.0)
+        + Prompt.text("cat", ["dog"])
+    )
     assert prompt.point_coords.tolist() == [[1, 2], [3, 4]]
     assert prompt.point_labels.tolist() == [1, 0]
     assert prompt.box_coords == (0, 0, 5, 6)
@@ -88,13 +93,14 @@ def test_a_frame_maps_there_and_back(size, points):
     assert Frame.padded((300, 400), 1024).content_size == (768, 1024)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
         (lambda: Image(np.zeros((2, 2), np.uint8)), ValueError, r"RGB uint8 \(h, w, 3\), got uint8 \(2, 2\)"),
         (lambda: Image(np.zeros((0, 2, 3), np.uint8)), ValueError, r"got uint8 \(0, 2, 3\)"),
         (lambda: Concept("a", "pocket", np.zeros((0, 4), np.float32)), ValueError, r"must be \(n, d\) with n, d > 0"),
-        (lambda: Exemplar(), ValueError, "give exactly one of them"),
+        (Exemplar, ValueError, "give exactly one of them"),
         (lambda: Prompt.points([(1, 2)], [1, 0]), ValueError, "got 1 points and 2 labels"),
         (lambda: Prompt.point(1, 2, 3), ValueError, r"1 \(object\) or 0 \(background\), got \[3\]"),
         (lambda: Prompt.point(float("nan"), 2), ValueError, "must be finite"),

@@ -44,7 +44,7 @@ def read_npz(path: PathLike) -> Masks:
     if not file.exists():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return _masks_of(arrays)
     except _BROKEN as error:

@@ -81,12 +81,12 @@ def read_coco(annotations: PathLike, images_dir: PathLike | None = None) -> Coco
         categories = {
             _int(row, "id", "category"): _text(row, "name", "category") for row in _rows(content, "categories")
         }
+        sources = {str(row.get("name", "")): row for row in _rows({"sources": [], **content}, "sources")}
         by_image = _annotations_of(_rows(content, "annotations"), {image.id for image in images}, categories)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if len(by_image) != len(images):
         raise ValueError(f"{file}: every image must have an id of its own")
-    sources = {str(row.get("name", "")): row for row in _rows({"sources": [], **content}, "sources")}
     folder = file.parent if images_dir is None else Path(images_dir)
     return CocoSet(file, folder, images, categories, sources, by_image)
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -23,7 +24,8 @@ def save_concept(concept: Concept, path: PathLike) -> None:
         "made_by": json.dumps(dict(concept.made_by), allow_nan=False),
         "quality": json.dumps(dict(concept.quality), allow_nan=False),
     }
-    content = save({"token_embeddings": concept.token_embeddings}, metadata)
+    # safetensors writes the memory as it lies, whatever the strides of the array say.
+    content = save({"token_embeddings": np.ascontiguousarray(concept.token_embeddings)}, metadata)
     with write_whole(path) as temporary:
         temporary.write_bytes(content)
 

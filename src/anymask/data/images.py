@@ -12,6 +12,7 @@ How pixels are converted, once, here:
 """
 
 import glob
+import io
 import os
 import struct
 import threading
@@ -31,7 +32,8 @@ from anymask.data.files import write_whole
 from anymask.types import Image
 
 PathLike = str | os.PathLike[str]
-ImageSource = PathLike | IO[bytes] | np.ndarray | PillowImage.Image | Image
+BinaryFile = IO[bytes] | io.BytesIO
+ImageSource = PathLike | BinaryFile | np.ndarray | PillowImage.Image | Image
 
 MAX_PIXELS = 200_000_000
 # One picture in several frames: MPO previews and depth maps, PSD layers.
@@ -80,7 +82,7 @@ def write_image(path: PathLike, image: Image) -> None:
         PillowImage.fromarray(image.pixels).save(temporary)
 
 
-def read_mask(source: PathLike | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Bool[np.ndarray, "h w"]:
+def read_mask(source: PathLike | BinaryFile, *, max_pixels: int = MAX_PIXELS) -> Bool[np.ndarray, "h w"]:
     """A rough mask: every pixel that is neither black nor transparent. A mask without any such pixel is refused.
 
     JPEG does not keep black black, so there a pixel counts from half of the brightest value on.
@@ -96,7 +98,7 @@ def read_mask(source: PathLike | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> 
 
 @contextmanager
 def opened(
-    source: PathLike | IO[bytes] | PillowImage.Image, max_pixels: int = MAX_PIXELS
+    source: PathLike | BinaryFile | PillowImage.Image, max_pixels: int = MAX_PIXELS
 ) -> Iterator[PillowImage.Image]:
     """The decoded, upright picture; everything that a bad file makes Pillow raise becomes one line with its name."""
     name = _name_of(source)
@@ -153,7 +155,7 @@ def _pictures(paths: Iterator[Path]) -> list[Path]:
     )
 
 
-def _check_file(source: PathLike | IO[bytes], name: str) -> None:
+def _check_file(source: PathLike | BinaryFile, name: str) -> None:
     if not isinstance(source, str | os.PathLike):
         return
     path = Path(source)
@@ -258,7 +260,7 @@ def _to_8_bits(values: np.ndarray, name: str) -> UInt8[np.ndarray, "..."]:
     return scaled.astype(np.uint8)
 
 
-def _name_of(source: PathLike | IO[bytes] | PillowImage.Image) -> str:
+def _name_of(source: PathLike | BinaryFile | PillowImage.Image) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     name = getattr(source, "filename", None) if isinstance(source, PillowImage.Image) else getattr(source, "name", None)

@@ -7,7 +7,7 @@ large ones, and of equally large ones the higher score. It holds no labels and n
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 from PIL import Image as PillowImage
 
 from anymask.data.files import write_whole
@@ -29,7 +29,7 @@ def to_labelmap(masks: Masks) -> Int[np.ndarray, "h w"]:
     return canvas
 
 
-def from_labelmap(labelmap: Int[np.ndarray, "h w"]) -> Masks:
+def from_labelmap(labelmap: Integer[np.ndarray, "h w"]) -> Masks:
     """One row for each value above 0, which is its id."""
     if labelmap.ndim != 2 or not np.issubdtype(labelmap.dtype, np.integer):
         raise ValueError(f"a label map must hold integers (h, w), got {labelmap.dtype} {labelmap.shape}")

@@ -103,7 +103,7 @@ def _rectangle(points: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "4 2"]:
     return np.asarray([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 
 
-def _circle(points: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "k 2"]:
+def _circle(points: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "128 2"]:
     """Its centre and a point on it, as LabelMe stores a circle."""
     centre, edge = points
     angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
@@ -117,7 +117,7 @@ _OUTLINES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _pasted(png: str, points: Float[np.ndarray, "2 2"], size: Size) -> Rle:
+def _pasted(png: str, points: Float[np.ndarray, "k 2"], size: Size) -> Rle:
     """A LabelMe mask: a PNG in base64, whose first pixel lies at the first point."""
     try:
         crop = read_mask(io.BytesIO(base64.b64decode(png, validate=True)))

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as coco_mask
 
 from anymask.ops import rle
@@ -21,14 +21,14 @@ from anymask.types import Size
 _TRIED_CORNERS = 10_000
 
 
-def polygons_of(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k 2"]]:
+def polygons_of(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "_ 2"]]:
     """One polygon (x y of its corners) for each part of `mask`, holes joined by bridges; none for an empty mask.
 
     Parts are 4-connected: pixels that touch at a corner only are two parts.
     """
     grid = np.pad(mask, 1).astype(np.uint8)
     parts = cv2.connectedComponents(grid, connectivity=4)[1]
-    rings: dict[int, list[Int[np.ndarray, "k 2"]]] = {}
+    rings: dict[int, list[Int[np.ndarray, "_ 2"]]] = {}
     for ring in sorted(_rings(grid), key=lambda corners: (corners[0][1], corners[0][0])):
         x, y = ring[0]
         # The pixel below and right of a ring's topmost corner is the part itself, or else the hole under the part.
@@ -43,7 +43,7 @@ def polygon_of(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "k 2"]:
     return _joined(parts) if parts else np.zeros((0, 2))
 
 
-def from_polygons(polygons: Sequence[Float[np.ndarray, "k 2"]], size: Size) -> Rle:
+def from_polygons(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: Size) -> Rle:
     """The union of `polygons` as COCO rasterises it, cut to `size` (h, w); of none, the empty mask.
 
     Raises `ValueError` for a polygon of fewer than 3 points or with a coordinate that is not finite.
@@ -60,7 +60,7 @@ def from_polygons(polygons: Sequence[Float[np.ndarray, "k 2"]], size: Size) -> R
     return Rle(size=list(size), counts=united["counts"].decode("ascii"))
 
 
-def _rings(grid: Int[np.ndarray, "h+2 w+2"]) -> list[Int[np.ndarray, "k 2"]]:
+def _rings(grid: UInt8[np.ndarray, "h w"]) -> list[Int[np.ndarray, "_ 2"]]:
     """The closed outlines of a padded mask as corners x y (in the unpadded frame), each from its topmost left corner.
 
     Where four pixels meet, an odd number of them makes one corner and a diagonal pair two. Along every grid line the
@@ -80,7 +80,7 @@ def _rings(grid: Int[np.ndarray, "h+2 w+2"]) -> list[Int[np.ndarray, "k 2"]]:
     return rings
 
 
-def _corners(grid: Int[np.ndarray, "h+2 w+2"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _corners(grid: UInt8[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """x, y of every corner; whether it is the second one at its place; whether the pair there falls to the left.
 
     The first corner of a diagonal pair ends the line from the left, the second begins the line to the right. If the

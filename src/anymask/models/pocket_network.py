@@ -1,18 +1,18 @@
 """The network of the pocket model: EfficientNet-Lite, a feature pyramid, a SAM 2-style prompt encoder and mask decoder.
 
-What differs from SAM 2 (Ravi et al. 2024, sections 4 and D): prompts are not only sparse tokens but are also drawn as maps
-(disks, box, previous mask, text score) and added at strides 4, 8 and 16, as interactive segmentation does (Sofiiuk et al.
-2021, RITM); convolutions after each upsampling let the drawn prompt meet the image locally. That is what lets 4 million
-parameters learn from a few thousand photos. Text enters twice: as a token sequence, and as a score map per pixel.
+What differs from SAM 2 (Ravi et al. 2024, sections 4 and D): prompts are not only sparse tokens but are also drawn as
+maps (disks, box, previous mask, text score) and added at strides 4, 8 and 16, as interactive segmentation does (RITM,
+Sofiiuk et al. 2021); convolutions after each upsampling let the drawn prompt meet the image locally. That is what lets
+4 million parameters learn from a few thousand photos. Text enters twice: as tokens, and as a score map per pixel.
 
-Shapes: b images, n prompts, p points, l text tokens, d width; strides 4, 8, 16 of a square input of `image_size`.
+Shapes: b images, n prompts, p points, l text tokens, d width; a square input gives maps of side q, e, g at strides 4, 8, 16.
 """
 
 from dataclasses import dataclass
 
 import timm
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig
@@ -45,7 +45,9 @@ class PocketConfig:
 
 CONFIGS = {
     "pocket": PocketConfig(),
-    "tiny": PocketConfig(encoder="test_efficientnet", image_size=64, width=32, width_s8=16, width_s4=8, heads=2, mlp=32),
+    "tiny": PocketConfig(
+        encoder="test_efficientnet", image_size=64, width=32, width_s8=16, width_s4=8, text_width=16, heads=2, mlp=32
+    ),
 }
 
 
@@ -54,9 +56,9 @@ class PocketFeatures:
     """What the encoder and the pyramid give for b images; computed once, read by every prompt."""
 
     s16: Float[Tensor, "b d g g"]
-    s8: Float[Tensor, "b d8 2g 2g"]
-    s4: Float[Tensor, "b d4 4g 4g"]
-    text_s8: Float[Tensor, "b t 2g 2g"]
+    s8: Float[Tensor, "b d8 e e"]
+    s4: Float[Tensor, "b d4 q q"]
+    text_s8: Float[Tensor, "b t e e"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class PocketPrompts:
     labels: Int[Tensor, "n p"]
     boxes: Float[Tensor, "n 4"]
     has_box: Bool[Tensor, "n"]
-    masks: Float[Tensor, "n 4g 4g"]
+    masks: Float[Tensor, "n q q"]
     has_mask: Bool[Tensor, "n"]
     text_tokens: Float[Tensor, "n l t"]
     text_mask: Bool[Tensor, "n l"]
@@ -82,10 +84,10 @@ class PocketPrompts:
 class PocketOutput:
     """Mask logits at stride 4 for each mask token, their predicted IoU (0 to 1), presence logit, text score map."""
 
-    logits: Float[Tensor, "n m 4g 4g"]
+    logits: Float[Tensor, "n m q q"]
     predicted_iou: Float[Tensor, "n m"]
     presence: Float[Tensor, "n"]
-    score_map: Float[Tensor, "n 2g 2g"]
+    score_map: Float[Tensor, "n e e"]
 
 
 class PocketNetwork(nn.Module):
@@ -101,7 +103,7 @@ class PocketNetwork(nn.Module):
 
     def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> PocketFeatures:
         """Features of RGB images in -1 to 1."""
-        return self.pyramid(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
+        return self.pyramid(self.encoder(pixels))
 
     def decode(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> PocketOutput:
         """All mask tokens of n prompts, prompt i on image `rows[i]`."""
@@ -130,9 +132,7 @@ class Pyramid(nn.Module):
         self.context = nn.Linear(channels[-1], d)
         self.mix32, self.mix16, self.mix8, self.mix4 = Mix(d), Mix(d), Mix(d8), Mix(d4)
         self.down8, self.down4 = nn.Conv2d(d, d8, 1), nn.Conv2d(d8, d4, 1)
-        self.text = nn.Sequential(
-            nn.Conv2d(d + d8, d, 1), nn.GELU(), Mix(d), nn.Conv2d(d, config.text_width, 1)
-        )
+        self.text = nn.Sequential(nn.Conv2d(d + d8, d, 1), nn.GELU(), Mix(d), nn.Conv2d(d, config.text_width, 1))
 
     def forward(self, levels: list[Tensor]) -> PocketFeatures:
         c4, c8, c16, c32 = levels
@@ -191,7 +191,11 @@ class PocketDecoder(nn.Module):
         self.presence_head = Sam2FeedForward(d, d, 1, 3)
 
     def forward(
-        self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]
+        self,
+        features: PocketFeatures,
+        rows: Int[Tensor, "n"],
+        prompts: PocketPrompts,
+        score_map: Float[Tensor, "n h w"],
     ) -> tuple[Tensor, Tensor, Tensor]:
         drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
         image = self.mix16(features.s16[rows] + drawn16 + self._mask_embedding(prompts))
@@ -247,7 +251,7 @@ class Drawing(nn.Module):
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 
-    def draw(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> Float[Tensor, "n c 4g 4g"]:
+    def draw(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> Float[Tensor, "n c q q"]:
         """The maps themselves, `DRAWN_CHANNELS` of them, each about -1 to 1."""
         side = self.config.image_size // 4
         centres = (torch.arange(side, device=score_map.device) + 0.5) * 4
@@ -294,5 +298,10 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def _double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2h 2w"]:
+def normalise(pixels: Shaped[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+    """RGB 0 to 255 to about -1 .. 1, as EfficientNet-Lite was trained."""
+    return ((pixels.float() - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+
+
+def _double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2*h 2*w"]:
     return functional.interpolate(x, scale_factor=2, mode="bilinear")

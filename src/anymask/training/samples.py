@@ -26,7 +26,7 @@ class SampleSettings:
 
     side: int = 384
     objects: int = 6
-    names: int = 3
+    names: int = 4
     whole_image: float = 0.35
     min_crop: float = 0.4  # smallest side of a crop, as a share of the image's
     paste: float = 0.25
@@ -59,7 +59,11 @@ def read_pictures(images: Path, annotations: Path, exclude_sources: Sequence[str
 
 
 def _picture(
-    folder: Path, image: dict[str, Any], annotations: list[dict[str, Any]], names: dict[int, str], sources: dict[str, Any]
+    folder: Path,
+    image: dict[str, Any],
+    annotations: list[dict[str, Any]],
+    names: dict[int, str],
+    sources: dict[str, Any],
 ) -> Picture:
     source = sources.get(image.get("source", ""), {})
     present = tuple(names[a["category_id"]] for a in annotations)
@@ -83,7 +87,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         return 1 << 40
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """pixels [3 s s] uint8; targets [m q q]; points, boxes, object names; unions [k q q] of names, present or not."""
+        """pixels [3 s s] uint8; targets [m q q]; points, boxes, names of the objects; unions [k q q] of asked names."""
         rng = np.random.default_rng((self.settings.seed, index))
         cv2.setNumThreads(0)
         while True:
@@ -138,13 +142,16 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     def _draw_names(
         self, rng: np.random.Generator, crop: "Crop", areas: np.ndarray
     ) -> tuple[list[int], Float[np.ndarray, "k q q"], list[int]]:
-        """Names to ask for: about two thirds present. `present` is 1, 0, or -1 where nothing may be asked."""
+        """Names to ask for: half of them present. `present` is 1, 0, or -1 where nothing may be asked."""
         quarter = self.settings.side // 4
         there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4 and name != NO_NAME}
-        partly = {name for name, area in zip(crop.names, areas, strict=True) if 0 < area}
+        partly = {name for name, area in zip(crop.names, areas, strict=True) if area > 0}
         gone = {name for name in crop.names if name not in partly} if crop.exhaustive else set()
-        yes, no = list(rng.permutation(sorted(there))), list(rng.permutation(sorted((crop.absent | gone) - partly - {NO_NAME})))
-        wanted = yes[: max(1, self.settings.names - 1)]
+        yes, no = (
+            list(rng.permutation(sorted(there))),
+            list(rng.permutation(sorted((crop.absent | gone) - partly - {NO_NAME}))),
+        )
+        wanted = yes[: max(1, self.settings.names // 2)]
         wanted += no[: self.settings.names - len(wanted)]
         phrases, unions, present = [], [], []
         for name in wanted:
@@ -233,7 +240,7 @@ def _first_point(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> 
 
 
 def _loose_box(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "4"]:
-    """The object's box in input pixels, each side moved by up to a tenth of it (SAM, section A); often hardly at all."""
+    """The object's box in input pixels, each side moved by up to a tenth of it (SAM, section A), often less."""
     inside = target > min(0.5, 0.99 * float(target.max()))
     ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     box = np.asarray([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float32) * 4

@@ -1,0 +1,84 @@
+"""What a command is, and what all of them share: the parser, one-line errors, JSON and tables on stdout."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+# Exit codes (DESIGN.md, section 5).
+DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its help, how its flags are added, and the function that runs it and gives the exit code."""
+
+    description: str
+    examples: tuple[str, ...]
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    notes: str = ""
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """The parser of `anymask NAME`, with the flags that every command has."""
+        lines = ["examples:", *(f"  {example}" for example in self.examples)]
+        parser = _Parser(
+            prog=f"anymask {name}",
+            description=self.description,
+            epilog="\n".join([*([self.notes, ""] if self.notes else []), *lines]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_flags(parser)
+        parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        parser.add_argument("--debug", action="store_true", help="on an error show where it was raised")
+        return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{self.prog}: {message} (see {self.prog} --help)")
+        raise SystemExit(WRONG_USE)
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal: stderr, so that stdout holds results alone."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; the system's own errors say it as `what: which file`."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(message.split()) or type(error).__name__
+
+
+def show_json(value: object) -> None:
+    """One JSON document on stdout, in standard JSON (no NaN)."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under the names of their columns; numbers to the right, floats with three digits."""
+    columns = list(rows[0])
+    lines = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    is_text = [any(isinstance(row[column], str) for row in rows) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, is_text, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)

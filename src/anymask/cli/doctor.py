@@ -1,0 +1,178 @@
+"""`anymask doctor`: what this machine has, what is missing, and what to do about it. Works when imports fail."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anymask
+from anymask.cli.commands import DONE, SOME_FAILED, Command, one_line, show_json
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+# What a broken installation raises on import.
+_BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
+# What adds to what anymask can do; the packages for its own development are left out.
+_EXTRAS = ("supervision", "train")
+_REINSTALL = "install anymask again in a fresh environment: pip install --force-reinstall anymask"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """None but those of every command."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Shows what was found; the code is 1 if something that anymask needs is missing."""
+    found = examine()
+    if args.json:
+        show_json(found)
+    else:
+        print(_as_text(found))
+    return SOME_FAILED if found["problems"] else DONE
+
+
+def examine() -> dict[str, Any]:
+    """Facts by topic, and `problems`: what is wrong and what to do."""
+    problems: list[dict[str, str]] = []
+    return {
+        "anymask": {"version": anymask.__version__, "folder": str(Path(anymask.__file__).parent)},
+        "python": {"version": platform.python_version(), "executable": sys.executable, "system": platform.platform()},
+        "torch": _guarded(_torch, problems, _REINSTALL),
+        "packages": _packages(problems),
+        "models": _guarded(lambda: _models(problems), problems, _REINSTALL),
+        "hub": _hub(),
+        "problems": problems,
+    }
+
+
+def _guarded(
+    examined: Callable[[], dict[str, Any]], problems: list[dict[str, str]], remedy: str
+) -> dict[str, Any] | None:
+    try:
+        return examined()
+    except _BROKEN as error:
+        problems.append({"what": one_line(error), "do": remedy})
+        return None
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    from anymask.models.load import pick_device
+
+    return {
+        "version": torch.__version__,
+        "device": pick_device("auto"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _packages(problems: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
+    """What anymask's own metadata asks for, with what is there."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in metadata.requires("anymask") or []]
+    except metadata.PackageNotFoundError:
+        problems.append({"what": "anymask runs from a folder and is not installed", "do": "pip install -e ."})
+        return {}
+    rows: dict[str, dict[str, Any]] = {}
+    for one in wanted:
+        required = _applies(one, "")
+        if not required and not any(_applies(one, extra) for extra in _EXTRAS):
+            continue
+        version = _version(one.name)
+        fits = version is not None and one.specifier.contains(version, prereleases=True)
+        rows[one.name] = {"version": version, "wanted": str(one.specifier), "required": required}
+        if required and not fits:
+            has = "is missing" if version is None else f"is {version}, but must be {one.specifier}"
+            problems.append({"what": f"{one.name} {has}", "do": f'pip install "{one.name}{one.specifier}"'})
+    return rows
+
+
+def _applies(requirement: "Requirement", extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _models(problems: list[dict[str, str]]) -> dict[str, Any]:
+    """Which weights are here, and whether they load."""
+    from anymask.models.load import CATALOGUE
+
+    return {name: _model(name, entry.installed, str(entry.path), problems) for name, entry in CATALOGUE.items()}
+
+
+def _model(name: str, installed: bool, path: str, problems: list[dict[str, str]]) -> dict[str, Any]:
+    from safetensors import SafetensorError
+
+    from anymask.models.load import CheckpointError, load
+
+    started = time.perf_counter()
+    loads = False
+    if installed:
+        try:
+            load(name, "cpu")
+            loads = True
+        except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError, *_BROKEN) as error:
+            problems.append({"what": f"the weights of {name} do not load: {one_line(error)}", "do": _REINSTALL})
+    elif name == "pocket":
+        problems.append({"what": f"the weights of pocket are missing at {path}", "do": _REINSTALL})
+    seconds = round(time.perf_counter() - started, 2) if loads else None
+    return {"installed": installed, "loads": loads, "seconds": seconds, "path": path}
+
+
+def _hub() -> dict[str, Any]:
+    """Where transformers looks for other models; pocket needs none of it."""
+    home = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
+    return {
+        "offline": os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+        "cache": os.environ.get("HF_HUB_CACHE", str(Path(home) / "hub")),
+        "token": bool(os.environ.get("HF_TOKEN")) or Path(home, "token").is_file(),
+    }
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    about, python, torch, hub = found["anymask"], found["python"], found["torch"], found["hub"]
+    lines = [
+        f"anymask   {about['version']} in {about['folder']}",
+        f"python    {python['version']} ({python['executable']}) on {python['system']}",
+    ]
+    if torch:
+        device = f"{torch['device']} ({torch['gpu']})" if torch["gpu"] else torch["device"]
+        threads = f"{torch['threads']} threads of {torch['cores']} cores"
+        lines.append(f"torch     {torch['version']}, device {device}, {threads}")
+    for name, model in (found["models"] or {}).items():
+        state = f"loads in {model['seconds']} s" if model["loads"] else "does not load"
+        lines.append(f"model     {name}: {state if model['installed'] else 'not installed'}")
+    for name, row in found["packages"].items():
+        kind = "" if row["required"] else " (optional)"
+        lines.append(f"package   {name} {row['version'] or 'is not installed'}{kind}")
+    offline = "offline (HF_HUB_OFFLINE)" if hub["offline"] else "may be contacted, for models that pocket is not"
+    token = "a token is there" if hub["token"] else "no token"
+    lines.append(f"hub       {offline}; cache {hub['cache']}; {token}")
+    if not found["problems"]:
+        return "\n".join([*lines, "", "Nothing is missing."])
+    return "\n".join([*lines, "", *(f"PROBLEM   {one['what']}\n  do      {one['do']}" for one in found["problems"])])
+
+
+DOCTOR = Command(
+    description="Looks at Python, torch, the packages, the weights and the hub settings, and says what to do.",
+    examples=("anymask doctor", "anymask doctor --json"),
+    notes="exit code 1 if something that anymask needs is missing",
+    add_flags=add_flags,
+    run=run,
+)

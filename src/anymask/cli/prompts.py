@@ -1,0 +1,150 @@
+"""The grammar of prompts on a command line (DESIGN.md, section 5), the same in every command that takes prompts.
+
+Without `--object`, all points and the mask prompt one object and each box is an object of its own, in the order in
+which they are first given. With `--object N` every point, box and mask that follows belongs to object N. Texts name
+things and belong to no object.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anymask.data.images import read_mask
+from anymask.types import Masks, Prompt
+
+NOTES = """\
+how prompts combine:
+  All --point and the --mask together are one object; each --box is an object of its own, also beside points.
+  --object N begins the prompts of object N: to correct a box by points, put them together in one object:
+    --object 1 --box 40,30,600,410 --point 300,200 --point 50,50,0 --object 2 --point 700,80
+  Each --text is a name, and gives all its instances. Coordinates are pixels of the original image, x to the right."""
+
+_Part = tuple[str, str]
+
+
+def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+    """--point, --box, --mask and --object, kept in their order, and --text and --not-text."""
+    group = parser.add_argument_group("prompts")
+    ordered: dict[str, Any] = {"action": _Ordered, "dest": "parts", "default": ()}
+    group.add_argument(
+        "--point", **ordered, metavar="X,Y[,LABEL]", help="a click; label 1 (default) on the object, 0 beside it"
+    )
+    group.add_argument("--box", **ordered, metavar="X0,Y0,X1,Y1", help="a box around an object, end exclusive")
+    group.add_argument(
+        "--mask", **ordered, metavar="FILE", help="a rough mask, of the size of the image: what is not black"
+    )
+    group.add_argument(
+        "--object", **ordered, metavar="N", help="the prompts that follow are of object N; its masks get id N"
+    )
+    group.add_argument(
+        "--text", action="append", default=[], metavar="NAME", help="all instances of this name (repeat)"
+    )
+    group.add_argument(
+        "--not-text", action="append", default=[], metavar="NAME", help="what not to take for it (repeat)"
+    )
+
+
+def read_objects(parts: Sequence[_Part]) -> dict[int, Prompt]:
+    """One Prompt for each object, by its number, from (flag, value) in the order of the command line."""
+    if not any(flag == "object" for flag, _ in parts):
+        return _implicit_objects(parts)
+    objects: dict[int, Prompt] = {}
+    number = 0
+    for flag, value in parts:
+        if flag == "object":
+            number = _object_number(value)
+            objects.setdefault(number, Prompt())
+        elif not number:
+            raise ValueError(
+                f"with --object, every prompt must follow the --object it is of, but --{flag} {value} comes first"
+            )
+        else:
+            objects[number] = _added(objects[number], flag, value, f"object {number} has more than one --{flag}")
+    empty = [number for number, prompt in objects.items() if not prompt.is_spatial]
+    if empty:
+        raise ValueError(f"object {empty[0]} has no prompt: give a --point, --box or --mask after --object {empty[0]}")
+    return objects
+
+
+def numbered(masks: Masks, numbers: Sequence[int]) -> Masks:
+    """A result whose ids 1, 2, ... go by the order of the objects, with the objects' own numbers; names follow."""
+    n = len(numbers)
+    if tuple(numbers) == tuple(range(1, n + 1)):
+        return masks
+    of_object = np.asarray(numbers, np.int64)
+    ids = np.where(masks.ids <= n, of_object[np.minimum(masks.ids, n) - 1], masks.ids - n + of_object.max())
+    return dataclasses.replace(masks, ids=ids)
+
+
+def _implicit_objects(parts: Sequence[_Part]) -> dict[int, Prompt]:
+    """Points and mask are the object "clicked", each box one of its own."""
+    objects: dict[object, Prompt] = {}
+    for i, (flag, value) in enumerate(parts):
+        key: object = i if flag == "box" else "clicked"
+        problem = f"without --object there can be one --{flag} only: begin each object with --object N"
+        objects[key] = _added(objects.get(key, Prompt()), flag, value, problem)
+    clicked = objects.get("clicked")
+    if clicked is not None and len(objects) > 1 and clicked.mask_input is None and not clicked.point_labels.any():
+        raise ValueError(
+            "points of label 0 alone are no object: to correct a box write --object 1 --box X0,Y0,X1,Y1 --point X,Y,0"
+        )
+    return dict(enumerate(objects.values(), start=1))
+
+
+def _added(prompt: Prompt, flag: str, value: str, problem: str) -> Prompt:
+    if (flag == "box" and prompt.box_coords is not None) or (flag == "mask" and prompt.mask_input is not None):
+        raise ValueError(problem)
+    return prompt + _READERS[flag](value)
+
+
+def _point(value: str) -> Prompt:
+    numbers = _floats("--point", value, "x,y or x,y,label", (2, 3))
+    label = numbers[2] if len(numbers) == 3 else 1.0
+    if label not in (0, 1):
+        raise ValueError(f"the label of --point must be 1 (object) or 0 (background), got {value!r}")
+    return Prompt.point(numbers[0], numbers[1], int(label))
+
+
+def _box(value: str) -> Prompt:
+    x0, y0, x1, y1 = _floats("--box", value, "x0,y0,x1,y1", (4,))
+    return Prompt.box(x0, y0, x1, y1)
+
+
+def _mask(value: str) -> Prompt:
+    return Prompt.mask(read_mask(value))
+
+
+def _object_number(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"--object must be a whole number from 1 on, got {value!r}")
+    return int(value)
+
+
+def _floats(flag: str, value: str, form: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts:
+        raise ValueError(f"{flag} must be {form} in pixels, got {value!r}")
+    return numbers
+
+
+_READERS: Mapping[str, Callable[[str], Prompt]] = {"point": _point, "box": _box, "mask": _mask}
+
+
+class _Ordered(argparse.Action):
+    """Appends (flag, value) to one list, so that the order of different flags is known."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        held = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, (*held, (self.option_strings[0].removeprefix("--"), str(values))))

@@ -1,0 +1,122 @@
+"""`anymask train pocket` and `anymask train text`: the recipes of the pocket model, resumable."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
+
+if TYPE_CHECKING:
+    from anymask.training.pocket import TrainRecord
+    from anymask.training.text import TextRecord
+
+
+def add_pocket_flags(parser: argparse.ArgumentParser) -> None:
+    """The settings of a run."""
+    from anymask.cli.flags import add_settings
+    from anymask.models.pocket_files import SHIPPED
+    from anymask.training.pocket import PocketSettings
+
+    add_settings(parser, PocketSettings, {"text": SHIPPED / "pocket.safetensors"})
+    _add_resume(parser)
+
+
+def run_pocket(args: argparse.Namespace) -> int:
+    """Trains the pocket model."""
+    from anymask.cli.flags import read_settings
+    from anymask.training.pocket import PocketSettings, train_pocket
+
+    settings = read_settings(args, PocketSettings)
+    _start(args, settings)
+    return _follow(args, train_pocket(settings), "train pocket", settings.output / "pocket.safetensors")
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """The settings of a distillation."""
+    from anymask.cli.flags import add_settings
+    from anymask.training.text import TextSettings
+
+    add_settings(parser, TextSettings)
+    _add_resume(parser)
+
+
+def run_text(args: argparse.Namespace) -> int:
+    """Distils the text tower."""
+    from anymask.cli.flags import read_settings
+    from anymask.training.text import TextSettings, distill_text
+
+    settings = read_settings(args, TextSettings)
+    _start(args, settings)
+    return _follow(args, distill_text(settings), "train text", settings.output / "text.safetensors")
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder, if any")
+
+
+def _start(args: argparse.Namespace, settings: Any) -> None:
+    """Never goes on by accident, nor writes over what an earlier run has learned."""
+    from anymask.cli.flags import write_settings
+
+    checkpoint = args.output / "checkpoint.pt"
+    if checkpoint.is_file() and not args.resume:
+        raise ValueError(f"{checkpoint} is of an earlier run: add --resume to go on with it, or give another -o")
+    write_settings(args.output, settings)
+
+
+def _follow(
+    args: argparse.Namespace, records: "Iterator[TrainRecord] | Iterator[TextRecord]", name: str, weights: Path
+) -> int:
+    """Shows the records as they come, and at the end where the weights are."""
+    from anymask.cli.progress import Progress
+
+    step, metrics = 0, dict[str, float]()
+    with Progress("step") as progress:
+        try:
+            for record in records:
+                step, metrics = record.step, {**metrics, **record.metrics}
+                progress.show(record.step, record.steps, _described(record))
+        except KeyboardInterrupt:
+            say(f"anymask {name}: interrupted at step {step}: {_kept(args.output)}")
+            return INTERRUPTED
+    finite = {key: value for key, value in metrics.items() if value == value}
+    if args.json:
+        show_json({"weights": str(weights), "step": step, "metrics": finite})
+    else:
+        print(f"{weights} is trained; {_numbers(finite)}; the curve is in {args.output / 'curve.csv'}")
+    return DONE
+
+
+def _kept(output: Path) -> str:
+    if not (output / "checkpoint.pt").is_file():
+        return "there was no checkpoint yet"
+    return f"{output / 'checkpoint.pt'} is kept; run the same command with --resume to go on"
+
+
+def _described(record: "TrainRecord | TextRecord") -> str:
+    speed = getattr(record, "images_per_second", None)
+    return ", ".join([*([] if speed is None else [f"{speed:.1f} images/s"]), _numbers(record.metrics)])
+
+
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if value == value)
+
+
+POCKET = Command(
+    description="Trains the pocket model on images with masks in COCO format. Interrupt it, and go on with --resume.",
+    examples=(
+        "anymask train pocket --images DIR --annotations FILE.json -o run/",
+        "anymask train pocket --images DIR --annotations FILE.json --val-images DIR --val-annotations FILE.json -o run/"
+        " --resume",
+    ),
+    add_flags=add_pocket_flags,
+    run=run_pocket,
+)
+
+TEXT = Command(
+    description="Distils all-MiniLM-L6-v2 into the text tower of the pocket model.",
+    examples=("anymask train text --teacher FOLDER -o run-text/",),
+    add_flags=add_text_flags,
+    run=run_text,
+)

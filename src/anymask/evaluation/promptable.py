@@ -1,0 +1,211 @@
+"""How well a model answers clicks, boxes and names, measured on any COCO-format set (DESIGN.md, section 5).
+
+- Clicks: `clicking.py`. After 1, 3 and 5 clicks; after the first also the best of the candidates (an oracle) beside the
+  one of the highest predicted IoU, which is the one that counts.
+- NoC@80, NoC@85: how many clicks until the IoU is that high; an object that never gets there counts as `noc_clicks`.
+- Boxes: the tight box of the true mask (`box_jitter` makes it a hasty one); beside it what a box gives without a model.
+- Names: `naming.py`.
+
+`summaries.py` makes a Report of the records.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from anymask.data.coco import CocoImage, CocoSet, read_coco
+from anymask.data.images import read_image
+from anymask.evaluation.baselines import BASELINES
+from anymask.evaluation.clicking import GOOD_ENOUGH, click
+from anymask.evaluation.naming import NameRecord, ask, draw_absent_names
+from anymask.models.protocol import Model
+from anymask.ops import metrics
+from anymask.ops.boxes import jittered
+from anymask.ops.clicks import first_click
+from anymask.ops.sampling import stratified
+from anymask.prompting import predict
+from anymask.types import Features, Image, Masks, Prompt
+
+CLICK_COUNTS = (1, 3, 5)
+NOC_THRESHOLDS = {"noc80": 0.80, "noc85": GOOD_ENOUGH}
+ALL = "all"  # the source of images that name none
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PromptableSettings:
+    """What to measure, and on what."""
+
+    images: Path = field(metadata={"help": "folder of the pictures"})
+    annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
+    model: str = field(default="pocket", metadata={"help": "catalogue name, folder or file of a model"})
+    limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
+    seed: int = field(default=0, metadata={"help": "of the draw of images, absent names, jitter and intervals"})
+    unseen_source: tuple[str, ...] = field(
+        default=(), metadata={"help": "a source the model was not trained on, beside those the set says (repeat)"}
+    )
+    clicks: int = field(default=5, metadata={"help": "clicks that every object gets"})
+    noc_clicks: int = field(
+        default=20, metadata={"help": "clicks at most for NoC: what never gets there counts so many"}
+    )
+    box_jitter: float = field(
+        default=0.0, metadata={"help": "move each box edge by a normal of this share of the side"}
+    )
+    text: bool = field(default=True, metadata={"help": "ask for names, present and absent"})
+    baselines: bool = field(default=False, metadata={"help": "also the whole box and GrabCut, from the same boxes"})
+    batch: int = field(default=32, metadata={"help": "objects that are decoded together"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps"})
+
+    def __post_init__(self) -> None:
+        lowest = {"clicks": 1, "noc_clicks": 0, "batch": 1, "box_jitter": 0, "seed": 0}
+        for name, bound in lowest.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What was measured on one image: for each measure a value per mask, and how its names were answered.
+
+    `click_seconds` is one decode of one click, NaN without a mask; `total` is the number of images in the run.
+    """
+
+    file_name: str
+    source: str
+    in_train: bool
+    masks: int
+    values: Mapping[str, Float[np.ndarray, "n"]]
+    names: tuple[NameRecord, ...]
+    encode_seconds: float
+    click_seconds: float
+    total: int
+
+
+def evaluate_promptable(model: Model, settings: PromptableSettings) -> Iterator[ImageRecord]:
+    """Measure image by image, in the order of the file. Leave the loop to stop: `summarise` takes any part of them.
+
+    Raises ValueError or FileNotFoundError for a set that cannot be measured before the first image is encoded.
+    """
+    dataset = read_coco(settings.annotations, settings.images)
+    if not len(dataset):
+        raise ValueError(f"{settings.annotations} must hold at least one image, got none")
+    rows = stratified([entry.source for entry in dataset.images], settings.limit, settings.seed)
+    entries = [dataset.images[row] for row in rows]
+    _check_sources(settings, dataset)
+    _check_files(dataset, entries)
+    for entry in entries:
+        yield _measure(model, settings, dataset, entry, len(entries))
+
+
+def _measure(model: Model, settings: PromptableSettings, dataset: CocoSet, entry: CocoImage, total: int) -> ImageRecord:
+    image, truth = _read(dataset, entry), dataset.masks(entry)
+    truth = truth[truth.areas > 0]
+    rng = np.random.default_rng((settings.seed, entry.id))
+    absent = draw_absent_names(dataset, entry, rng)
+    [features], encode_seconds = _timed(lambda: model.encode([image]))
+    names = ask(model, features, truth, absent) if settings.text and model.capabilities.text else ()
+    return ImageRecord(
+        file_name=entry.file_name,
+        source=entry.source or ALL,
+        in_train=_is_in_train(settings, dataset, entry),
+        masks=len(truth),
+        values=_values(model, features, image, truth, settings, rng),
+        names=names,
+        encode_seconds=encode_seconds,
+        click_seconds=_time_click(model, features, truth),
+        total=total,
+    )
+
+
+def _values(
+    model: Model, features: Features, image: Image, truth: Masks, settings: PromptableSettings, rng: np.random.Generator
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """Every measure of the masks, batch after batch of objects, so that memory does not grow with their number."""
+    batches = [truth[start : start + settings.batch] for start in range(0, len(truth), settings.batch)]
+    parts = [_values_of_batch(model, features, image, batch, settings, rng) for batch in batches]
+    return {key: np.concatenate([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+
+
+def _values_of_batch(
+    model: Model, features: Features, image: Image, truth: Masks, settings: PromptableSettings, rng: np.random.Generator
+) -> dict[str, Float[np.ndarray, "n"]]:
+    targets, boxes = truth.masks, truth.boxes
+    if settings.box_jitter:
+        boxes = jittered(boxes, settings.box_jitter, truth.size, rng)
+    values = _click_values(model, features, targets, settings)
+    values |= _box_values("box", predict(model, features, [Prompt.box(*box) for box in boxes.tolist()]).masks, targets)
+    for name, baseline in BASELINES.items() if settings.baselines else ():
+        values |= _box_values(name, baseline(image, boxes), targets)
+    return values
+
+
+def _click_values(
+    model: Model, features: Features, targets: Bool[np.ndarray, "n h w"], settings: PromptableSettings
+) -> dict[str, Float[np.ndarray, "n"]]:
+    clicked = click(model, features, targets, clicks=settings.clicks, noc_clicks=settings.noc_clicks)
+    values = {f"click{k}_miou": clicked.ious[:, k - 1] for k in CLICK_COUNTS if k <= settings.clicks}
+    values["click1_best_miou"] = clicked.best_of_first
+    for name, threshold in NOC_THRESHOLDS.items() if settings.noc_clicks else ():
+        values[name] = metrics.clicks_to_reach(clicked.ious, threshold, settings.noc_clicks).astype(np.float64)
+    return values
+
+
+def _box_values(
+    name: str, predicted: Bool[np.ndarray, "n h w"], targets: Bool[np.ndarray, "n h w"]
+) -> dict[str, Float[np.ndarray, "n"]]:
+    return {
+        f"{name}_miou": metrics.iou(predicted, targets),
+        f"{name}_boundary_iou": metrics.boundary_iou(predicted, targets),
+    }
+
+
+def _is_in_train(settings: PromptableSettings, dataset: CocoSet, entry: CocoImage) -> bool:
+    """A set that does not say counts as trained on: the numbers without `_unseen` are then those of the whole set."""
+    said = bool(dataset.sources.get(entry.source, {}).get("in_train", True))
+    return said and entry.source not in settings.unseen_source
+
+
+def _check_sources(settings: PromptableSettings, dataset: CocoSet) -> None:
+    known = sorted({entry.source for entry in dataset.images})
+    strange = [name for name in settings.unseen_source if name not in known]
+    if strange:
+        raise ValueError(f"unseen_source must be a source of {dataset.file} ({', '.join(known)}), got {strange[0]}")
+
+
+def _check_files(dataset: CocoSet, entries: list[CocoImage]) -> None:
+    missing = [entry.file_name for entry in entries if not dataset.path(entry).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(entries)} pictures are not in {dataset.images_dir}: {missing[0]}"
+        )
+
+
+def _read(dataset: CocoSet, entry: CocoImage) -> Image:
+    image = read_image(dataset.path(entry))
+    if image.size != entry.size:
+        raise ValueError(f"{entry.file_name} must be {entry.size} (h, w) as in {dataset.file}, got {image.size}")
+    return image
+
+
+def _time_click(model: Model, features: Features, truth: Masks) -> float:
+    """What a user waits for after the first click on the first object."""
+    if not len(truth):
+        return float("nan")
+    prompt = Prompt.point(*first_click(truth[0].masks[0]))
+    return _timed(lambda: predict(model, features, [prompt]))[1]
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of `work` and the seconds it took, including what it left running on a GPU."""
+    started = time.perf_counter()
+    result = work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - started

@@ -1,0 +1,239 @@
+"""The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from anymask.models.pocket_files import SHIPPED, read_pocket, read_tokenizer
+from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
+from anymask.models.pocket_text import TextTower, Tokenizer
+from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
+from anymask.ops import resize
+from anymask.types import Features, Frame, Image, Prompt
+
+MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
+MOST_PEAKS = 32  # instances sought for one name
+CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
+
+NOTES = {
+    "negative points": "lower the mask around them",
+    "text": "instances are peaks of a score map, each decoded with the name; the names seen in training work best",
+    "negative text": "what a negative name claims more surely is taken away",
+    "exemplars": "not understood",
+}
+
+
+class PocketModel:
+    """The embedded model. Build it with `anymask.load("pocket")`."""
+
+    capabilities = Capabilities(text=True, concepts=True, notes=NOTES)
+
+    def __init__(
+        self, network: PocketNetwork, tower: TextTower, tokenizer: Tokenizer, device: str = "cpu", name: str = "pocket"
+    ) -> None:
+        self.name, self.device = name, device
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.tower, self.tokenizer = tower.to(device), tokenizer
+
+    @classmethod
+    def read(
+        cls, path: Path = SHIPPED / "pocket.safetensors", device: str = "cpu", name: str = "pocket"
+    ) -> "PocketModel":
+        """From a file of `save_pocket`."""
+        network, tower = read_pocket(path)
+        return cls(network, tower, read_tokenizer(tower.config), device, name)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
+        """Features of each image, stretched to the network's square; images one after another, memory stays flat."""
+        boxes = [None] * len(images) if crop_boxes is None else crop_boxes
+        return [self._encode(image, box) for image, box in zip(images, boxes, strict=True)]
+
+    @torch.inference_mode()
+    def decode(
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool = False
+    ) -> list[Decoded]:
+        """Three candidates with `multimask_output`; else the single mask, of a lone click the best by predicted IoU"""
+        counts = [len(some) for some in prompts]
+        rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.device)
+        stacked = _stack(features)
+        flat = [(one.frame, prompt) for one, some in zip(features, prompts, strict=True) for prompt in some]
+        parts = [
+            self._decode(stacked, rows[i : i + CHUNK], flat[i : i + CHUNK], multimask_output)
+            for i in range(0, len(flat), CHUNK)
+        ]
+        side, c = self.network.config.image_size // 4, self._candidates(multimask_output)
+        logits = torch.cat([p.logits for p in parts]) if parts else torch.zeros(0, c, side, side)
+        ious = torch.cat([p.predicted_iou for p in parts]) if parts else torch.zeros(0, c)
+        return [Decoded(*pair) for pair in zip(logits.split(counts), ious.split(counts), strict=True)]
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        """Names through the text tower; a concept's learned vectors stand where its words would."""
+        parts = [self._encode_one_text(prompt) for prompt in prompts]
+        longest = max(len(part) for part in parts)
+        tokens = torch.stack([functional.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
+        mask = torch.stack([torch.arange(longest) < len(part) for part in parts]).to(self.device)
+        return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens, "mask": mask})
+
+    @torch.inference_mode()
+    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
+        """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
+        tokens, mask = text.tensors["tokens"], text.tensors["mask"]
+        n = len(tokens)
+        blank = self._tensors([(features.frame, Prompt())] * n)
+        asked = replace(blank, text_tokens=tokens, text_mask=mask)
+        stacked = _stack([features])
+        output = self.network.decode(stacked, torch.zeros(n, dtype=torch.long, device=self.device), asked)
+        presence = output.presence.sigmoid()
+        return [
+            self._instances(
+                stacked, features.frame, tokens[i : i + 1], mask[i : i + 1], output.logits[i, 0], float(presence[i])
+            )
+            for i in range(n)
+        ]
+
+    def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
+        side = self.network.config.image_size
+        frame = Frame.stretched(image.size, (side, side), crop_box)
+        x0, y0, x1, y1 = frame.crop_box
+        pixels = resize.stretch(image.pixels[y0:y1, x0:x1], side).to(self.device)
+        features = self.network.encode(normalise(pixels[None]))
+        return Features(self.name, frame, dict(vars(features)))
+
+    def _decode(
+        self, stacked: PocketFeatures, rows: Int[Tensor, "n"], flat: Sequence[tuple[Frame, Prompt]], multimask: bool
+    ) -> Decoded:
+        prompts = self._tensors(flat)
+        output = self.network.decode(stacked, rows, prompts)
+        if multimask:
+            return Decoded(output.logits[:, 1:].cpu(), output.predicted_iou[:, 1:].cpu())
+        lone = ((prompts.labels >= 0).sum(1) == 1) & ~prompts.has_box & ~prompts.has_mask & ~prompts.has_text
+        best = torch.where(lone, output.predicted_iou.argmax(1), 0)
+        index = torch.arange(len(best), device=best.device)
+        return Decoded(output.logits[index, best][:, None].cpu(), output.predicted_iou[index, best][:, None].cpu())
+
+    def _candidates(self, multimask: bool) -> int:
+        return self.network.config.mask_tokens - 1 if multimask else 1
+
+    def _tensors(self, flat: Sequence[tuple[Frame, Prompt]]) -> PocketPrompts:
+        """Prompts in network pixels, padded to the longest."""
+        most = max([1, *(len(prompt.point_coords) for _, prompt in flat)])
+        n, side = len(flat), self.network.config.image_size // 4
+        points, labels = np.zeros((n, most, 2), np.float32), np.full((n, most), -1)
+        boxes, masks = np.zeros((n, 4), np.float32), np.zeros((n, side, side), np.float32)
+        for i, (frame, prompt) in enumerate(flat):
+            k = len(prompt.point_coords)
+            points[i, :k], labels[i, :k] = frame.to_model(prompt.point_coords), prompt.point_labels
+            if prompt.box_coords is not None:
+                boxes[i] = frame.to_model(np.asarray(prompt.box_coords, np.float32).reshape(2, 2)).reshape(4)
+            if prompt.mask_input is not None:
+                masks[i] = _mask_logits(prompt.mask_input, frame, side)
+        named = [prompt for _, prompt in flat if _is_named(prompt)]
+        text = (
+            self.encode_text(named).tensors
+            if named
+            else {"tokens": torch.zeros(0, 1, self.tower.config.width), "mask": torch.zeros(0, 1)}
+        )
+        tokens = torch.zeros(n, *text["tokens"].shape[1:], device=self.device)
+        mask = torch.zeros(n, text["mask"].shape[1], dtype=torch.bool, device=self.device)
+        if named:
+            where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
+            tokens[where], mask[where] = text["tokens"], text["mask"]
+        return PocketPrompts(
+            points=torch.from_numpy(points).to(self.device),
+            labels=torch.from_numpy(labels).to(self.device),
+            boxes=torch.from_numpy(boxes).to(self.device),
+            has_box=torch.tensor([prompt.box_coords is not None for _, prompt in flat], device=self.device),
+            masks=torch.from_numpy(masks).to(self.device),
+            has_mask=torch.tensor([prompt.mask_input is not None for _, prompt in flat], device=self.device),
+            text_tokens=tokens,
+            text_mask=mask,
+        )
+
+    def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
+        if prompt.learned is None:
+            if prompt.name is None:
+                raise ValueError("a text prompt must have a name or a concept")
+            ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.name]))
+            return self.tower(ids, mask).tokens[0]
+        learned = torch.from_numpy(np.asarray(prompt.learned.token_embeddings, np.float32)).to(self.device)
+        if learned.shape[1] != self.tower.config.width:
+            made = f"made for {prompt.learned.base_model} with vectors of {learned.shape[1]}"
+            raise ValueError(f"a concept for pocket must have vectors of {self.tower.config.width}, got one {made}")
+        ids, _ = self.tokenizer([""])  # the marks of beginning and end, around the learned vectors
+        ends = self.tower.token_embeddings(ids.to(self.device))[0]
+        embeddings = torch.cat([ends[:1], learned, ends[-1:]])[None]
+        return self.tower.encode_embeddings(
+            embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=self.device)
+        ).tokens[0]
+
+    def _instances(
+        self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor, semantic: Tensor, presence: float
+    ) -> Grounded:
+        """One decode per peak of the union, named; those that lie on the union and repeat nothing remain."""
+        peaks = _peaks(semantic)
+        if not len(peaks):
+            return Grounded(presence, semantic.cpu(), semantic[None][:0].cpu(), torch.zeros(0))
+        k = len(peaks)
+        blank = self._tensors([(frame, Prompt())] * k)
+        clicked = replace(
+            blank,
+            points=((peaks.flip(1).float() + 0.5) * 4)[:, None],
+            labels=torch.ones(k, 1, dtype=torch.long, device=self.device),
+            text_tokens=tokens.expand(k, -1, -1),
+            text_mask=mask.expand(k, -1),
+        )
+        output = self.network.decode(stacked, torch.zeros(k, dtype=torch.long, device=self.device), clicked)
+        logits, scores = output.logits[:, 0], output.predicted_iou[:, 0]
+        kept = _distinct(logits > 0, scores, semantic > 0)
+        return Grounded(presence, semantic.cpu(), logits[kept].cpu(), scores[kept].cpu())
+
+
+def _stack(features: Sequence[Features]) -> PocketFeatures:
+    names = PocketFeatures.__dataclass_fields__
+    return PocketFeatures(**{name: torch.cat([one.tensors[name] for one in features]) for name in names})
+
+
+def _title(prompt: Prompt) -> str:
+    return prompt.name or (prompt.learned.name if prompt.learned else "")
+
+
+def _is_named(prompt: Prompt) -> bool:
+    return prompt.name is not None or prompt.learned is not None
+
+
+def _mask_logits(mask: np.ndarray, frame: Frame, side: int) -> Float[np.ndarray, "s s"]:
+    """A bool mask of the original image as logits of the frame; logits of an earlier result as they are."""
+    if mask.dtype != bool:
+        return np.asarray(resize.cover_logits(mask, side), np.float32)
+    x0, y0, x1, y1 = frame.crop_box
+    return (resize.cover(mask[y0:y1, x0:x1], (side, side)) - 0.5) * 2 * MASK_LOGIT
+
+
+def _peaks(semantic: Float[Tensor, "h w"]) -> Int[Tensor, "k 2"]:
+    """Cells (y x) deep inside the parts of the union: local maxima of its smoothed probability, surest first."""
+    probs = functional.avg_pool2d(semantic.sigmoid()[None, None], 5, 1, 2)[0, 0]
+    highest = functional.max_pool2d(probs[None, None], 9, 1, 4)[0, 0]
+    found = ((probs == highest) & (probs > 0.4)).nonzero()
+    order = probs[found[:, 0], found[:, 1]].argsort(descending=True)
+    return found[order[:MOST_PEAKS]]
+
+
+def _distinct(masks: Tensor, scores: Tensor, union: Tensor, overlap: float = 0.5) -> Int[Tensor, "k"]:
+    """Rows mostly on the union, best first, none sharing `overlap` or more of the smaller mask with a better row."""
+    flat = masks.flatten(1).float()
+    areas = flat.sum(1)
+    on_union = (flat @ union.flatten().float()) / areas.clamp(min=1)
+    shared = (flat @ flat.T) / torch.minimum(areas[:, None], areas[None]).clamp(min=1)
+    kept: list[int] = []
+    for row in (scores * on_union).argsort(descending=True).tolist():
+        if areas[row] > 0 and on_union[row] > 0.5 and all(shared[row, other] < overlap for other in kept):
+            kept.append(row)
+    return torch.tensor(kept, dtype=torch.long, device=masks.device)

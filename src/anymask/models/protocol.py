@@ -1,0 +1,88 @@
+"""The small protocol that every model family speaks: encode an image once, then decode any number of prompts.
+
+State lies in the caller's hand: `encode` returns Features, `encode_text` returns EncodedText, nothing is remembered.
+Prompts are in pixels of the original image; what comes back is in the model's own frame (`Features.frame`) and is
+brought to the original image by `anymask.prompting`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anymask.types import Features, Image, Prompt
+
+CropBox = tuple[int, int, int, int]
+
+
+class CheckpointError(Exception):
+    """Weights that are missing, gated, broken or of another model: the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a family understands; `notes` say what a kind of prompt does there, also where it is ignored."""
+
+    points: bool = True
+    boxes: bool = True
+    masks: bool = True
+    text: bool = False
+    exemplars: bool = False
+    concepts: bool = False
+    video: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """n prompts of one image, c candidate masks each (1, or more with `multimask_output`), in the model's frame."""
+
+    logits: Float[Tensor, "n c lh lw"]
+    predicted_iou: Float[Tensor, "n c"]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Names (or concepts) as a model reads them; opaque, reusable for any image."""
+
+    names: tuple[str, ...]
+    tensors: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """What one name finds in one image: presence (0 to 1), the union of all instances, each instance and its score."""
+
+    presence: float
+    semantic_logits: Float[Tensor, "lh lw"]
+    logits: Float[Tensor, "k lh lw"]
+    scores: Float[Tensor, "k"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model family behind one face. A family without text raises ValueError in `encode_text` and `ground`."""
+
+    @property
+    def name(self) -> str:
+        """What was asked for in `load`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What kinds of prompts work."""
+
+    def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
+        """Features of each image, or of a crop (x0 y0 x1 y1) of each."""
+
+    def decode(
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool = False
+    ) -> list[Decoded]:
+        """Masks of `prompts[i]` on `features[i]`, any number an image, all in one batch."""
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        """The names or concepts of the prompts."""
+
+    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
+        """Everything in the image that each text names."""

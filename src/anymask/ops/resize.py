@@ -1,0 +1,45 @@
+"""Between a model's low-resolution frame and the pixels of the original image."""
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+OUTSIDE = -32.0  # logit of pixels that a crop does not cover
+
+
+def place_logits(
+    logits: Float[Tensor, "n lh lw"],
+    size: tuple[int, int],
+    crop_box: tuple[int, int, int, int],
+    content: tuple[float, float] = (1.0, 1.0),
+) -> Float[Tensor, "n h w"]:
+    """Logits of a crop, upsampled bilinearly into an image of `size`; `content` is the unpadded share in y and x."""
+    x0, y0, x1, y1 = crop_box
+    lh, lw = logits.shape[-2:]
+    kept = logits[:, : round(lh * content[0]), : round(lw * content[1])]
+    grown = functional.interpolate(kept[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
+    if (y1 - y0, x1 - x0) == size:
+        return grown
+    return functional.pad(grown, (x0, size[1] - x1, y0, size[0] - y1), value=OUTSIDE)
+
+
+def cover(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "lh lw"]:
+    """The share of each low-resolution cell that a mask covers."""
+    return cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+
+def stretch(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 s s"]:
+    """An image stretched to a square: averaged when it shrinks, bilinear when it grows."""
+    shrinks = min(pixels.shape[:2]) > side
+    square = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
+
+
+def cover_logits(logits: Float[np.ndarray, "lh lw"], side: int) -> Float[np.ndarray, "s s"]:
+    """Low-resolution logits of an earlier result at the side a model expects (bilinear when they differ)."""
+    if logits.shape == (side, side):
+        return logits
+    return cv2.resize(np.asarray(logits, np.float32), (side, side), interpolation=cv2.INTER_LINEAR)

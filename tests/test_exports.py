@@ -1,0 +1,235 @@
+import importlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from anymask.data.archives import read_npz, write_npz
+from anymask.data.coco import read_coco
+from anymask.data.detections import from_supervision, to_supervision
+from anymask.data.exports import FORMATS, lost_by, output_paths, save
+from anymask.data.images import read_image
+from anymask.data.labelmaps import read_labelmap
+from anymask.data.labelme import read_labelme
+from anymask.data.yolo import read_classes, read_yolo
+from anymask.types import Image, Masks, Prompt
+from pictures import assert_same, results
+
+COLUMNS = ("scores", "labels", "ids", "stability", "logits")
+IMAGE = Image(np.full((6, 8, 3), 90, np.uint8), "photo")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exports")
+
+
+def two_squares(**columns) -> Masks:
+    dense = np.zeros((2, 6, 8), bool)
+    dense[0, 1:3, 1:3], dense[1, 3:5, 4:7] = True, True
+    return Masks.from_dense(dense, **columns)
+
+
+@given(results())
+def test_an_archive_holds_everything(folder, masks):
+    write_npz(folder / "x.npz", masks)
+    back = read_npz(folder / "x.npz")
+    assert_same(back, masks, *COLUMNS)
+    assert back.rles == masks.rles
+
+
+def test_plain_numpy_opens_an_archive(folder):
+    write_npz(folder / "plain.npz", two_squares(labels=["cat", "dog"]))
+    with np.load(folder / "plain.npz", allow_pickle=False) as archive:
+        assert archive["size"].tolist() == [6, 8]
+        assert json.loads(str(archive["labels"])) == ["cat", "dog"]
+        assert len(json.loads(str(archive["rles"]))) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 cut"])
+def test_a_broken_archive_is_named(folder, content):
+    (folder / "bad.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.npz must be an archive of masks written by anymask"):
+        read_npz(folder / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": None}, "it has no scores"),
+        ({"rles": np.asarray('["zz", "zz"]')}, "no compressed RLE"),
+        ({"rles": np.asarray("[3]")}, "must be an archive"),
+        ({"labels": np.asarray('["one"]')}, "labels must have a value for each of the 2 masks"),
+        ({"size": np.asarray([6])}, "must be an archive"),
+        ({"ids": np.asarray([0, 1])}, "ids must be positive"),
+    ],
+)
+def test_an_archive_with_wrong_arrays_is_named(folder, change, message):
+    write_npz(folder / "wrong.npz", two_squares())
+    with np.load(folder / "wrong.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files} | change
+    np.savez(folder / "wrong.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=rf"wrong\.npz must be an archive .*{message}|{message}"):
+        read_npz(folder / "wrong.npz")
+
+
+def test_a_cut_archive_and_a_missing_one_are_named(folder):
+    write_npz(folder / "cut.npz", two_squares())
+    whole = (folder / "cut.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.npz must be an archive"):
+        read_npz(folder / "cut.npz")
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*none\.npz"):
+        read_npz(folder / "none.npz")
+    with zipfile.ZipFile(folder / "other.npz", "w") as archive:
+        archive.writestr("a.txt", "b")
+    with pytest.raises(ValueError, match=r"other\.npz must be an archive"):
+        read_npz(folder / "other.npz")
+
+
+@given(results())
+def test_supervision_holds_everything(masks):
+    pytest.importorskip("supervision")
+    detections = to_supervision(masks)
+    assert len(detections) == len(masks)
+    np.testing.assert_array_equal(detections.xyxy, masks.boxes)
+    assert_same(from_supervision(detections), masks, *COLUMNS)
+
+
+def test_detections_of_others_are_read():
+    supervision = pytest.importorskip("supervision")
+    boxes, dense = np.asarray([[1, 1, 3, 3], [4, 3, 7, 5]], np.float32), two_squares().masks
+    plain = from_supervision(supervision.Detections(xyxy=boxes, mask=dense))
+    assert_same(plain, two_squares(), "scores", "labels", "ids")
+    numbered = supervision.Detections(
+        xyxy=boxes, mask=dense, class_id=np.asarray([4, 0]), tracker_id=np.asarray([0, 1])
+    )
+    assert from_supervision(numbered).labels == ("4", "0")
+    assert from_supervision(numbered).ids.tolist() == [1, 2]
+    assert from_supervision(to_supervision(two_squares(labels=["b", "a"]))).labels == ("b", "a")
+    with pytest.raises(ValueError, match="detections must hold masks, got boxes only"):
+        from_supervision(supervision.Detections(xyxy=boxes))
+
+
+def test_without_supervision_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="needs the package supervision: pip install supervision"):
+        to_supervision(two_squares())
+
+
+def test_every_format_is_written_and_read(tmp_path):
+    masks = two_squares(labels=["cat", "dog"], scores=[0.9, 0.8])
+    written = save(
+        masks, IMAGE, tmp_path / "out", "a", list(FORMATS), file_name="a.jpg", prompts=[Prompt.point(2.0, 2.0)]
+    )
+    assert [path.name for path in written] == [
+        "a.json", "a.overlay.png", "a.labelmap.png", "a.png", "a.txt", "a.labelme.json", "a.npz",
+    ]  # fmt: skip
+    assert written == list(output_paths(tmp_path / "out", "a", list(FORMATS)).values())
+    coco = read_coco(written[0])
+    assert coco.images[0].file_name == "a.jpg"
+    assert_same(coco.masks(coco.images[0]), masks, "scores", "labels", "ids")
+    assert read_image(written[1]).size == masks.size
+    assert_same(read_labelmap(written[2]), masks, "ids")
+    assert_same(read_labelmap(written[3]), masks, "ids")
+    classes = read_classes(tmp_path / "out" / "classes.txt")
+    assert_same(read_yolo(written[4], masks.size, classes), masks, "labels", "ids")
+    assert_same(read_labelme(written[5]), masks, "labels", "ids", "scores")
+    assert_same(read_npz(written[6]), masks, *COLUMNS)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*(path.name for path in written), "classes.txt"])
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_nothing_found_is_written_too(tmp_path, name):
+    (path,) = save(Masks.empty(IMAGE.size), IMAGE, tmp_path, "none", [name])
+    assert path.exists()
+
+
+def test_the_default_is_coco_and_an_overlay(tmp_path):
+    assert [path.name for path in save(two_squares(), IMAGE, tmp_path, "a")] == ["a.json", "a.overlay.png"]
+
+
+def test_class_numbers_agree_over_the_files_of_a_folder(tmp_path):
+    save(two_squares(labels=["cat", "dog"]), IMAGE, tmp_path, "a", ["yolo"])
+    save(two_squares(labels=["bird", "dog"]), IMAGE, tmp_path, "b", ["yolo"])
+    assert read_classes(tmp_path / "classes.txt") == ["cat", "dog", "bird"]
+    assert [line[0] for line in (tmp_path / "b.txt").read_text().splitlines()] == ["2", "1"]
+    save(two_squares(labels=["dog", ""]), IMAGE, tmp_path, "c", ["coco"], categories=["cat", "dog"])
+    assert read_coco(tmp_path / "c.json").categories == {1: "cat", 2: "dog", 3: "object"}
+
+
+def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="a format must be one of coco, overlay, labelmap, .*, got 'jpeg'"):
+        save(two_squares(), IMAGE, tmp_path, "a", ["coco", "jpeg"])
+    with pytest.raises(ValueError, match=r"masks must have the size of the image, \(6, 8\) \(h, w\), got \(1, 1\)"):
+        save(Masks.empty((1, 1)), IMAGE, tmp_path, "a")
+    with pytest.raises(ValueError, match="got 'jpeg'"):
+        lost_by(two_squares(), "jpeg")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*a\.json"):
+        save(two_squares(), IMAGE, tmp_path / "file", "a")
+
+
+def test_formats_say_what_they_cannot_hold():
+    plain = two_squares(labels=["a", "b"])
+    assert {name: lost_by(plain, name) for name in FORMATS} == {
+        "coco": [], "overlay": [], "labelmap": ["labels"], "png": ["labels"], "yolo": [], "labelme": [], "npz": [],
+    }  # fmt: skip
+    dense = np.concatenate([two_squares().masks, np.zeros((1, 6, 8), bool), two_squares().masks[:1]])
+    rich = Masks.from_dense(
+        dense,
+        scores=[0.9, 0.8, 0.7, 0.6],
+        labels=["a", "", "b", "c"],
+        ids=[4, 4, 7, 8],
+        stability=np.ones(4, np.float32),
+        logits=np.zeros((4, 2, 2), np.float32),
+    )
+    logits = "low-resolution logits"
+    assert lost_by(rich, "coco") == [logits]
+    assert lost_by(rich, "npz") == []
+    assert lost_by(rich, "png") == [
+        "scores",
+        "labels",
+        "1 alternative masks (the best of each object is kept)",
+        "4 overlapping pixels (the smaller object is on top)",
+        "1 empty masks",
+        "stability",
+        logits,
+    ]
+    unlabelled = "masks without a label (they become 'object')"
+    assert lost_by(rich, "yolo") == ["scores", unlabelled, "object ids", "1 empty masks", "stability", logits]
+    shared = "which 1 masks are alternatives of others"
+    assert lost_by(rich, "labelme") == [unlabelled, shared, "1 empty masks", "stability", logits]
+
+
+@given(results())
+def test_what_is_not_lost_comes_back(folder, masks):
+    readers = {
+        "coco": lambda path: read_coco(path).masks(read_coco(path).images[0]),
+        "labelme": read_labelme,
+        "npz": read_npz,
+    }
+    for name, read in readers.items():
+        if not lost_by(masks, name):
+            (path,) = save(masks, Image(np.zeros((*masks.size, 3), np.uint8)), folder, "x", [name])
+            assert_same(read(path), masks, "scores", "labels", "ids")
+
+
+def test_reading_and_writing_files_needs_no_torch():
+    names = sorted(
+        path[:-3] for path in os.listdir(importlib.import_module("anymask.data").__path__[0]) if path.endswith(".py")
+    )
+    code = "; ".join(
+        ["import sys", *(f"import anymask.data.{name}" for name in names), "sys.exit('torch' in sys.modules)"]
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

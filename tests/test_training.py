@@ -1,0 +1,186 @@
+"""Training the pocket model: learns, resumes, repeats itself, trains only what it should."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tiny import TINY_TEXT, seed_weights
+
+from anymask.models.pocket_network import CONFIGS, PocketNetwork
+from anymask.models.pocket_text import TextTower, save_text_tower
+from anymask.ops import rle
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
+from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
+from anymask.training.simulation import PhraseTable, corrected, empty_prompts, first_prompts
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures with a bright disk ("ball") and a grey square ("box") on dark noise."""
+    folder = tmp_path_factory.mktemp("set")
+    rng, images, annotations = np.random.default_rng(0), [], []
+    for i in range(8):
+        pixels = rng.integers(0, 60, (80, 96, 3), dtype=np.uint8)
+        disk, square = np.zeros((80, 96), np.uint8), np.zeros((80, 96), np.uint8)
+        cv2.circle(disk, (int(rng.integers(20, 40)), int(rng.integers(20, 60))), 14, 1, -1)
+        x, y = int(rng.integers(55, 70)), int(rng.integers(10, 50))
+        square[y : y + 20, x : x + 20] = 1
+        pixels[disk > 0], pixels[square > 0] = (250, 240, 200), (120, 130, 140)
+        cv2.imwrite(str(folder / f"{i}.png"), pixels)
+        images.append({"id": i, "file_name": f"{i}.png", "height": 80, "width": 96, "source": "toys"})
+        for category, mask in ((1, disk), (2, square)):
+            encoded = rle.encode(mask[None].astype(bool))[0]
+            annotations.append({"id": len(annotations), "image_id": i, "category_id": category, "segmentation": encoded})
+    document = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "ball"}, {"id": 2, "name": "box"}],
+        "sources": [{"name": "toys", "text_exhaustive": True, "names": ["ball", "box", "tree"]}],
+    }
+    (folder / "set.json").write_text(json.dumps(document))
+    tower = TextTower(TINY_TEXT)
+    seed_weights(tower)
+    save_text_tower(tower, folder / "text.safetensors")
+    return folder
+
+
+def settings(data: Path, output: Path, **changes: object) -> PocketSettings:
+    fixed = PocketSettings(
+        images=data, annotations=data / "set.json", output=output, text=data / "text.safetensors", size="tiny", side=64
+    )
+    small = {"batch": 2, "objects": 2, "names": 2, "workers": 0, "warmup": 5, "decay": 5, "frozen_steps": 2, "steps": 6}
+    return replace(fixed, **{**small, "learning_rate": 3e-3, **changes})  # type: ignore[arg-type]
+
+
+def test_a_few_steps_cut_the_loss(data: Path, tmp_path: Path) -> None:
+    records = list(train_pocket(settings(data, tmp_path, steps=60, val_images=data, val_annotations=data / "set.json")))
+    losses = [record.metrics["loss"] for record in records]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert {"val_box", "val_click1", "val_text"} <= set(records[-1].metrics)
+    with safe_open(tmp_path / "pocket.safetensors", framework="pt") as file:
+        assert "network" in file.metadata()
+
+
+def test_a_run_stopped_and_resumed_gives_the_same_weights(data: Path, tmp_path: Path) -> None:
+    list(train_pocket(settings(data, tmp_path / "whole")))
+    for record in train_pocket(settings(data, tmp_path / "cut", save_seconds=0)):
+        if record.step == 3:
+            break
+    rest = [record.step for record in train_pocket(settings(data, tmp_path / "cut"))]
+    assert rest[-1] == 6 and rest[0] in (3, 4)
+    whole, cut = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "cut"))
+    assert whole is not None and cut is not None
+    for name, tensor in whole["network"].items():
+        torch.testing.assert_close(cut["network"][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_the_encoder_rests_at_first_then_learns(data: Path, tmp_path: Path) -> None:
+    def encoder(output: Path) -> torch.Tensor:
+        state = load_checkpoint(output / "checkpoint.pt")
+        assert state is not None
+        return torch.cat([v.flatten() for k, v in state["network"].items() if k.startswith("encoder") and v.ndim == 4])
+
+    for name, frozen in (("a", 1), ("b", 2), ("c", 0)):
+        list(train_pocket(settings(data, tmp_path / name, steps=1, frozen_steps=frozen)))
+    assert torch.equal(encoder(tmp_path / "a"), encoder(tmp_path / "b"))
+    assert not torch.equal(encoder(tmp_path / "a"), encoder(tmp_path / "c"))
+
+
+def test_a_sample_is_a_function_of_seed_and_index(data: Path) -> None:
+    pictures = read_pictures(data, data / "set.json")
+    first, second = (PocketSamples(pictures, {"ball": [0], "box": [1], "tree": [2]}, SampleSettings(side=64)) for _ in "ab")
+    for i in (0, 7):
+        for name, tensor in first[i].items():
+            assert torch.equal(tensor, second[i][name])
+    assert not torch.equal(first[0]["pixels"], first[1]["pixels"])
+
+
+def test_samples_keep_points_on_objects_and_names_honest(data: Path) -> None:
+    pictures = read_pictures(data, data / "set.json")
+    samples = PocketSamples(pictures, {"ball": [0], "box": [1], "tree": [2]}, SampleSettings(side=64, names=3))
+    for i in range(40):
+        sample = samples[i]
+        for target, (x, y), box in zip(sample["targets"], sample["points"].tolist(), sample["boxes"], strict=True):
+            assert target[min(15, int(y / 4)), min(15, int(x / 4))] > 0
+            assert box[2] > box[0] and box[3] > box[1]
+        for phrase, present, union in zip(sample["phrases"], sample["present"], sample["unions"], strict=True):
+            assert (present == 1) == bool(union.max() > 0) or present == -1
+            assert not (phrase == 2 and present == 1)
+
+
+def test_sources_can_be_left_out(data: Path) -> None:
+    assert read_pictures(data, data / "set.json", exclude_sources=["toys"]) == []
+
+
+def test_a_correction_clicks_the_largest_error(data: Path) -> None:
+    table = PhraseTable(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    target = torch.zeros(1, 16, 16)
+    target[0, 4:12, 4:12] = 1
+    predicted = torch.where(target > 0, 5.0, -5.0)
+    predicted[0, 4:12, 8:12] = -5.0  # the right half was missed
+    rng = np.random.default_rng(0)
+    after = corrected(empty_prompts(1, 16, table), predicted, target, rng)
+    assert after.labels.tolist() == [[-1, 1]] and after.has_mask.all()
+    assert abs(after.points[0, 1, 0] - 4 * 10) < 4
+    right = corrected(empty_prompts(1, 16, table), torch.where(target > 0, 5.0, -5.0), target, rng)
+    assert right.labels.tolist() == [[-1, -1]]
+
+
+def test_every_kind_of_first_prompt_occurs() -> None:
+    table = PhraseTable(torch.ones(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    n = 200
+    prompts, kinds = first_prompts(
+        torch.ones(n, 16, 16), torch.zeros(n, 2), torch.ones(n, 4), torch.zeros(n, dtype=torch.long), table, np.random.default_rng(0)
+    )
+    assert set(kinds.tolist()) == {0, 1, 2, 3}
+    said = torch.stack([(prompts.labels[:, 0] == 1), prompts.has_box, prompts.has_mask]).sum(0)
+    assert (said == 1).all() and torch.equal(prompts.has_text, kinds == 3)
+
+
+def test_the_schedule_rises_stays_and_falls() -> None:
+    factors = [trapezoid(step, 100, 10, 20) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[50] == 1 and factors[90] == pytest.approx(0.5) and factors[99] > 0
+
+
+def test_the_moving_average_follows() -> None:
+    model = torch.nn.Linear(2, 2)
+    average = MovingAverage(model, 0.9)
+    torch.nn.init.constant_(model.weight, 1.0)
+    for step in range(200):
+        average.update(model, step)
+    torch.testing.assert_close(average.model.weight, torch.ones(2, 2), atol=1e-3, rtol=0)
+
+
+def test_checkpoints_and_curves_survive(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "c.pt") is None
+    save_checkpoint(tmp_path / "c.pt", {"step": 3, "x": torch.ones(2)})
+    state = load_checkpoint(tmp_path / "c.pt")
+    assert state is not None and state["step"] == 3
+    curve = Curve(tmp_path / "c.csv")
+    for step in (1, 2, 3):
+        curve.add({"step": step, "loss": step * 0.5})
+    Curve(tmp_path / "c.csv", resume_at=2).add({"step": 3, "loss": 9, "val": 1})
+    assert (tmp_path / "c.csv").read_text().split() == ["step,loss,val", "1,0.5,", "2,1.0,", "3,9,1"]
+
+
+def test_imagenet_weights_load_in_order_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+    donor, taker = (PocketNetwork(CONFIGS["tiny"]).encoder for _ in "ab")
+    seed_weights(donor)
+    torch.save({f"other.{i}": v for i, v in enumerate(donor.state_dict().values()) if v.is_floating_point()}, tmp_path / "w.pth")
+    load_imagenet(taker, tmp_path / "w.pth")
+    for name, tensor in donor.state_dict().items():
+        assert torch.equal(taker.state_dict()[name], tensor), name
+    torch.save({"x": torch.zeros(3)}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="bad.pth does not fit"):
+        load_imagenet(taker, tmp_path / "bad.pth")
+
+
+def test_sizes_are_checked(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="side a multiple of 32, got tiny, 50"):
+        next(iter(train_pocket(settings(data, tmp_path, side=50))))
