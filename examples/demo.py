@@ -14,10 +14,10 @@ import anymask
 from anymask import Masks, Prompt
 
 PHOTOS = {
-    "chelsea": (data.chelsea, Prompt.text("cat"), Prompt.point(170, 115), Prompt.box(0, 0, 375, 300)),
-    "coffee": (data.coffee, Prompt.text("cup"), Prompt.point(365, 285), Prompt.box(172, 15, 410, 310)),
-    "astronaut": (data.astronaut, Prompt.text("person"), Prompt.point(395, 440), Prompt.box(350, 0, 458, 285)),
-    "rocket": (data.rocket, Prompt.text("rocket"), Prompt.point(321, 250), Prompt.box(304, 122, 344, 408)),
+    "chelsea": (Prompt.text("cat"), Prompt.point(170, 115), Prompt.box(0, 0, 375, 300)),
+    "coffee": (Prompt.text("cup"), Prompt.point(365, 285), Prompt.box(172, 15, 410, 310)),
+    "astronaut": (Prompt.text("person"), Prompt.point(110, 330), Prompt.box(350, 0, 458, 285)),
+    "rocket": (Prompt.text("rocket"), Prompt.point(321, 250), Prompt.box(304, 122, 344, 408)),
 }
 KINDS = ("text", "click", "box")
 
@@ -26,8 +26,8 @@ def main(folder: Path) -> None:
     """Segments every photo by every prompt, saves the results and says what was found where."""
     started = time.perf_counter()
     model = anymask.load("pocket")
-    for name, (photo, *prompts) in PHOTOS.items():
-        image = anymask.read_image(photo())
+    for name, prompts in PHOTOS.items():
+        image = anymask.read_image(getattr(data, name)())  # of scikit-image
         for kind, prompt in zip(KINDS, prompts, strict=True):
             masks = anymask.segment(image, prompt, model=model)
             anymask.save(masks, image, folder, f"{name}-{kind}", ["overlay", "coco", "labelmap"], prompts=[prompt])

@@ -1,6 +1,7 @@
 """Settings of every test: the same random examples everywhere, no network but loopback, and a model that is quick."""
 
 import ipaddress
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ settings.register_profile("same", derandomize=True, deadline=None, suppress_heal
 settings.load_profile("same")
 
 
-class NetworkUsed(RuntimeError):
+class NetworkUsedError(RuntimeError):
     """A test tried to reach another machine."""
 
 
@@ -28,7 +29,7 @@ def _only_loopback(event: str, args: tuple[object, ...]) -> None:
     else:
         return
     if isinstance(host, str | bytes) and not _is_loopback(host if isinstance(host, str) else host.decode()):
-        raise NetworkUsed(f"tests reach no network but loopback, and this one tried {host}")
+        raise NetworkUsedError(f"tests reach no network but loopback, and this one tried {host}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -53,24 +54,22 @@ def _types_unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pocket checkpoint of random weights and tiny sizes: everything works, nothing is well found."""
-    import torch
-
     from anymask.models.pocket_files import save_pocket
-    from anymask.models.pocket_network import CONFIGS, PocketNetwork
-    from anymask.models.pocket_text import TextConfig, TextTower
+    from tiny import tiny_model
 
-    torch.manual_seed(0)
-    config = replace(CONFIGS["tiny"], text_width=16)
-    tower = TextTower(TextConfig(width=16, layers=1, heads=2, intermediate=32, teacher_width=24))
-    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    save_pocket(path, PocketNetwork(config), tower, {"settings": "random"})
+    model, path = tiny_model(), tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    save_pocket(path, model.network, model.tower, {"settings": "random"})
     return path
 
 
 @pytest.fixture
 def pocket(tiny_pocket: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The catalogue's pocket model is the tiny one, so that commands run as a user would write them."""
+    """The catalogue's pocket model is the tiny one, so that commands run as a user would write them.
+
+    Progress is not shown in lines, which depend on how fast the machine is.
+    """
     from anymask.models.load import CATALOGUE
 
     monkeypatch.setitem(CATALOGUE, "pocket", replace(CATALOGUE["pocket"], path=tiny_pocket))
+    monkeypatch.setattr("anymask.cli.progress.SECONDS_BETWEEN_LINES", math.inf)
     return tiny_pocket

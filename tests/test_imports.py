@@ -35,7 +35,7 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
 def imported(source: str, module: tuple[str, ...], is_package: bool) -> set[str]:
-    """The parts of anymask (first name below it, `__init__` for itself) that `source`, the text of `module`, imports."""
+    """The parts of anymask (first name below it, `__init__` for itself) that `source`, text of `module`, imports."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -52,9 +52,7 @@ def imported(source: str, module: tuple[str, ...], is_package: bool) -> set[str]
 def wrong_imports(source: str, module: tuple[str, ...], is_package: bool = False) -> set[str]:
     """What `module` imports from its own row or below."""
     part = module[1] if len(module) > 1 else "__init__"
-    return {
-        name for name in imported(source, module, is_package) if name != part and ROW_OF[name] >= ROW_OF[part]
-    }
+    return {name for name in imported(source, module, is_package) if name != part and ROW_OF[name] >= ROW_OF[part]}
 
 
 def module_of(path: Path) -> tuple[str, ...]:

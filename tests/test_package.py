@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import socket
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import anymask
+from anymask.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SECONDS_TO_IMPORT = 0.3
@@ -84,3 +87,26 @@ def test_readme_runs(pocket, tmp_path, monkeypatch):
     for block in readme_blocks():
         exec(compile(block, "README.md", "exec"), names)
     assert readme_blocks()
+
+
+def test_the_commands_of_readme_are_understood():
+    """Every `anymask ...` of README has a command of that name, which takes these flags."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = {found.strip() for found in re.findall(r"(?:^|`)(anymask [^`\n]+?)(?:`|$)", text, re.MULTILINE)}
+    assert lines
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
+        assert name is not None, line
+        module, attribute, _ = COMMANDS[name]
+        command = getattr(import_module(f"anymask.cli.{module}"), attribute)
+        command.parser(" ".join(name)).parse_intermixed_args(words[len(name) :])
+
+
+def test_the_network_is_blocked_and_loopback_is_not():
+    with pytest.raises(RuntimeError, match=r"no network but loopback, and this one tried 192\.0\.2\.1"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with pytest.raises(RuntimeError, match="this one tried example.org"):
+        socket.getaddrinfo("example.org", 80)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
+        pass

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TINY_TEXT, seed_weights, tiny_model
 
 from anymask.models.pocket import PocketModel
 from anymask.models.pocket_files import read_pocket, save_pocket
 from anymask.models.pocket_network import CONFIGS, Drawing, PocketNetwork, PocketPrompts
 from anymask.models.pocket_text import TextTower
 from anymask.types import Concept, Image, Prompt
+from tiny import TINY_TEXT, seed_weights, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,18 @@ def test_more_prompts_than_a_chunk_equal_singles(model: PocketModel) -> None:
     torch.testing.assert_close(together.logits, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_padding_points_and_text_changes_nothing(model: PocketModel) -> None:
+def test_a_prompt_gives_the_same_in_any_company(model: PocketModel) -> None:
     features = model.encode([picture()])
-    short, long = Prompt.point(9, 9), Prompt.points([(1, 1), (20, 20), (30, 10), (5, 40)], [1, 0, 1, 0])
-    alone = model.decode(features, [[short]])[0].logits[0]
-    beside = model.decode(features, [[short, long]])[0].logits[0]
-    # SAM's encoder embeds a padding point as "not a point"; the decoder attends to it, so the effect is bounded, not nil
-    assert ((alone > 0) == (beside > 0)).float().mean() > 0.9
+    prompts = [
+        Prompt.point(9, 9),
+        Prompt.points([(1, 1), (20, 20), (30, 10), (5, 40)], [1, 0, 1, 0]),
+        Prompt.point(9, 9) + Prompt.text("cat"),
+        Prompt.point(9, 9) + Prompt.text("a long name of a thing that has more tokens than there are slots for"),
+        Prompt.box(1, 1, 9, 9),
+    ]
+    together = model.decode(features, [prompts])[0].logits
+    for i, prompt in enumerate(prompts):
+        torch.testing.assert_close(together[i], model.decode(features, [[prompt]])[0].logits[0], atol=1e-4, rtol=1e-4)
 
 
 def test_every_kind_of_prompt_changes_the_mask(model: PocketModel) -> None:
@@ -115,8 +120,10 @@ def test_drawn_prompts_equal_the_obvious_loop() -> None:
 def test_text_equals_itself_in_any_company(model: PocketModel) -> None:
     features = model.encode([picture()])[0]
     alone = model.ground(features, model.encode_text([Prompt.text("cat")]))[0]
-    beside = model.ground(features, model.encode_text([Prompt.text("a very long name of a thing"), Prompt.text("cat")]))[1]
-    assert alone.presence == pytest.approx(beside.presence, abs=0.15)  # padding tokens are attended to
+    long = Prompt.text("a very long name of a thing with more tokens than slots")
+    beside = model.ground(features, model.encode_text([long, Prompt.text("cat")]))[1]
+    assert alone.presence == pytest.approx(beside.presence, abs=1e-4)
+    torch.testing.assert_close(alone.semantic_logits, beside.semantic_logits, atol=1e-4, rtol=1e-4)
     assert alone.semantic_logits.shape == (16, 16)
     assert len(alone.logits) == len(alone.scores)
 
@@ -131,7 +138,9 @@ def test_a_concept_of_a_words_own_vectors_equals_the_word(model: PocketModel) ->
 
 def test_a_concept_of_another_width_is_refused(model: PocketModel) -> None:
     concept = Concept("x", "facebook/sam3", np.zeros((2, 1024), np.float32))
-    with pytest.raises(ValueError, match="must have vectors of 16, got one made for facebook/sam3 with vectors of 1024"):
+    with pytest.raises(
+        ValueError, match="must have vectors of 16, got one made for facebook/sam3 with vectors of 1024"
+    ):
         model.encode_text([Prompt.concept(concept)])
 
 
@@ -158,6 +167,19 @@ def test_the_full_size_has_the_promised_number_of_parameters() -> None:
     parameters = sum(p.numel() for p in network.parameters())
     assert parameters * 2 < 10e6  # bytes as float16
     assert json.loads(json.dumps(vars(CONFIGS["pocket"])))["image_size"] == 384
+
+
+def test_another_input_size_equals_a_network_built_for_it() -> None:
+    built, changed = PocketNetwork(replace(CONFIGS["tiny"], image_size=96)), PocketNetwork(CONFIGS["tiny"])
+    changed.set_image_size(96)
+    models = []
+    for network in (built, changed):
+        seed_weights(network)
+        models.append(PocketModel(network.eval(), tiny_model().tower, tiny_model().tokenizer))
+    first, second = (m.decode(m.encode([picture()]), [[Prompt.point(30, 30)]])[0].logits for m in models)
+    assert first.shape[-1] == 24 and torch.equal(first, second)
+    with pytest.raises(ValueError, match="must be a multiple of 32 from 64 on, got 100"):
+        changed.set_image_size(100)
 
 
 def test_seeding_depends_on_the_key() -> None:

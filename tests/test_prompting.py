@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_model
 
 from anymask import prompting
 from anymask.models.pocket import PocketModel
 from anymask.models.protocol import Decoded
 from anymask.ops import resize
 from anymask.types import Frame, Image, Masks, Prompt
+from tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,11 @@ sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
 @given(size=sizes, xy=st.tuples(st.floats(0, 300), st.floats(0, 300)), padded=st.booleans())
 def test_coordinates_there_and_back(size: tuple[int, int], xy: tuple[float, float], padded: bool) -> None:
-    frame = Frame.padded(size, 64) if padded and min(size) > 4 and max(size) / min(size) < 40 else Frame.stretched(size, (64, 64))
+    frame = (
+        Frame.padded(size, 64)
+        if padded and min(size) > 4 and max(size) / min(size) < 40
+        else Frame.stretched(size, (64, 64))
+    )
     point = np.asarray([xy], np.float32)
     np.testing.assert_allclose(frame.to_original(frame.to_model(point)), point, atol=1e-2)
 
@@ -94,7 +98,10 @@ def test_no_prompts_is_an_empty_result(model: PocketModel) -> None:
         (Prompt.point(51, 5), "a point must lie in the image of 50 x 30 pixels, got 51,5"),
         (Prompt.point(-1, 5), "a point must lie in the image of 50 x 30 pixels, got -1,5"),
         (Prompt.box(60, 1, 70, 9), "a box must lie in the image of 50 x 30 pixels, got 60,1,70,9"),
-        (Prompt.mask(np.ones((5, 5), bool)), r"a mask prompt must be bool \(30, 50\) \(h, w\) like the image, got \(5, 5\)"),
+        (
+            Prompt.mask(np.ones((5, 5), bool)),
+            r"a mask prompt must be bool \(30, 50\) \(h, w\) like the image, got \(5, 5\)",
+        ),
         (Prompt.mask(np.zeros((30, 50), bool)), "a mask prompt must mark something, got an empty mask"),
     ],
 )
@@ -136,7 +143,9 @@ class DiskModel:
 
         boxes = crop_boxes or [None] * len(images)
         self.crops += boxes
-        return [Features("disk", Frame.stretched(i.size, (256, 256), b), {}) for i, b in zip(images, boxes, strict=True)]
+        return [
+            Features("disk", Frame.stretched(i.size, (256, 256), b), {}) for i, b in zip(images, boxes, strict=True)
+        ]
 
     def decode(self, features, prompts, multimask_output=False):  # type: ignore[no-untyped-def]
         return [self._one(one.frame, some) for one, some in zip(features, prompts, strict=True)]
@@ -161,8 +170,10 @@ def test_zoom_looks_closer_and_lands_in_the_same_place() -> None:
     closer = prompting.zoom(model, image, prompts, first)
     ys, xs = np.mgrid[0:800, 0:1200] + 0.5
     truth = (xs - 700) ** 2 + (ys - 300) ** 2 < 100
+
     def iou(masks: Masks) -> float:
         return float((masks.masks[0] & truth).sum() / (masks.masks[0] | truth).sum())
+
     assert iou(closer) > 0.95 and iou(closer) > iou(first)
     assert model.crops[-1] is not None and model.crops[-1][2] - model.crops[-1][0] < 100
 

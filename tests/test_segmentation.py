@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
 
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded
 from anymask.segmentation import collect_prompts, find, segment, segment_batch
 from anymask.types import Features, Frame, Image, Prompt
+from tiny import tiny_model
 
 
 class KnownModel:
@@ -36,7 +36,10 @@ class KnownModel:
         quarters[0, :8, :8], quarters[1, 8:, 8:] = 9.0, 9.0
         rows, scores = {"a": ([0], [0.9]), "b": ([0, 1], [0.7, 0.8]), "none": ([], [])}[name]
         return Grounded(
-            0.1 if name == "none" else 1.0, quarters[rows].amax(0) if rows else quarters[0] * 0 - 9, quarters[rows], torch.tensor(scores)
+            0.1 if name == "none" else 1.0,
+            quarters[rows].amax(0) if rows else quarters[0] * 0 - 9,
+            quarters[rows],
+            torch.tensor(scores),
         )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import TINY_TEXT, seed_weights
 
 from anymask.models.pocket_network import CONFIGS, PocketNetwork
 from anymask.models.pocket_text import TextTower, save_text_tower
@@ -18,6 +17,7 @@ from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_ch
 from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable, corrected, empty_prompts, first_prompts
+from tiny import TINY_TEXT, seed_weights
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.append({"id": i, "file_name": f"{i}.png", "height": 80, "width": 96, "source": "toys"})
         for category, mask in ((1, disk), (2, square)):
             encoded = rle.encode(mask[None].astype(bool))[0]
-            annotations.append({"id": len(annotations), "image_id": i, "category_id": category, "segmentation": encoded})
+            annotations.append(
+                {"id": len(annotations), "image_id": i, "category_id": category, "segmentation": encoded}
+            )
     document = {
         "images": images,
         "annotations": annotations,
@@ -54,7 +56,18 @@ def settings(data: Path, output: Path, **changes: object) -> PocketSettings:
     fixed = PocketSettings(
         images=data, annotations=data / "set.json", output=output, text=data / "text.safetensors", size="tiny", side=64
     )
-    small = {"batch": 2, "objects": 2, "names": 2, "workers": 0, "warmup": 5, "decay": 5, "frozen_steps": 2, "steps": 6}
+    small = {
+        "batch": 2,
+        "objects": 2,
+        "names": 2,
+        "workers": 0,
+        "warmup": 5,
+        "decay": 5,
+        "frozen_steps": 2,
+        "steps": 6,
+        "small_side": 64,
+        "small_steps": 0,
+    }
     return replace(fixed, **{**small, "learning_rate": 3e-3, **changes})  # type: ignore[arg-type]
 
 
@@ -94,7 +107,9 @@ def test_the_encoder_rests_at_first_then_learns(data: Path, tmp_path: Path) -> N
 
 def test_a_sample_is_a_function_of_seed_and_index(data: Path) -> None:
     pictures = read_pictures(data, data / "set.json")
-    first, second = (PocketSamples(pictures, {"ball": [0], "box": [1], "tree": [2]}, SampleSettings(side=64)) for _ in "ab")
+    first, second = (
+        PocketSamples(pictures, {"ball": [0], "box": [1], "tree": [2]}, SampleSettings(side=64)) for _ in "ab"
+    )
     for i in (0, 7):
         for name, tensor in first[i].items():
             assert torch.equal(tensor, second[i][name])
@@ -136,7 +151,12 @@ def test_every_kind_of_first_prompt_occurs() -> None:
     table = PhraseTable(torch.ones(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
     n = 200
     prompts, kinds = first_prompts(
-        torch.ones(n, 16, 16), torch.zeros(n, 2), torch.ones(n, 4), torch.zeros(n, dtype=torch.long), table, np.random.default_rng(0)
+        torch.ones(n, 16, 16),
+        torch.zeros(n, 2),
+        torch.ones(n, 4),
+        torch.zeros(n, dtype=torch.long),
+        table,
+        np.random.default_rng(0),
     )
     assert set(kinds.tolist()) == {0, 1, 2, 3}
     said = torch.stack([(prompts.labels[:, 0] == 1), prompts.has_box, prompts.has_mask]).sum(0)
@@ -145,7 +165,9 @@ def test_every_kind_of_first_prompt_occurs() -> None:
 
 def test_the_schedule_rises_stays_and_falls() -> None:
     factors = [trapezoid(step, 100, 10, 20) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1) and factors[50] == 1 and factors[90] == pytest.approx(0.5) and factors[99] > 0
+    assert (
+        factors[0] == pytest.approx(0.1) and factors[50] == 1 and factors[90] == pytest.approx(0.5) and factors[99] > 0
+    )
 
 
 def test_the_moving_average_follows() -> None:
@@ -172,13 +194,23 @@ def test_checkpoints_and_curves_survive(tmp_path: Path) -> None:
 def test_imagenet_weights_load_in_order_and_wrong_ones_are_refused(tmp_path: Path) -> None:
     donor, taker = (PocketNetwork(CONFIGS["tiny"]).encoder for _ in "ab")
     seed_weights(donor)
-    torch.save({f"other.{i}": v for i, v in enumerate(donor.state_dict().values()) if v.is_floating_point()}, tmp_path / "w.pth")
+    torch.save(
+        {f"other.{i}": v for i, v in enumerate(donor.state_dict().values()) if v.is_floating_point()},
+        tmp_path / "w.pth",
+    )
     load_imagenet(taker, tmp_path / "w.pth")
     for name, tensor in donor.state_dict().items():
         assert torch.equal(taker.state_dict()[name], tensor), name
     torch.save({"x": torch.zeros(3)}, tmp_path / "bad.pth")
     with pytest.raises(ValueError, match="bad.pth does not fit"):
         load_imagenet(taker, tmp_path / "bad.pth")
+
+
+def test_the_small_crop_comes_first(data: Path, tmp_path: Path) -> None:
+    records = train_pocket(settings(data, tmp_path, steps=4, side=96, small_side=64, small_steps=2))
+    assert [record.step for record in records] == [1, 2, 3, 4]
+    with safe_open(tmp_path / "pocket.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["network"])["image_size"] == 96
 
 
 def test_sizes_are_checked(data: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def zoom(model: Model, image: Image, prompts: Sequence[Prompt], masks: Masks, *,
         return masks
     closer = [crops[i] or (0, 0, 1, 1) for i in rows]
     features = model.encode([image] * len(rows), closer)
-    again = [[_with_rough_box(prompts[i], masks[i], crops[i])] for i in rows]
+    again = [[_with_rough_box(prompts[i], masks[i])] for i in rows]
     results = dict(zip(rows, predict_batch(model, features, again), strict=True))
     renewed = [results.get(i, masks[i]) for i in range(len(masks))]
     return Masks.from_dense(
@@ -125,8 +125,8 @@ def _inside(prompt: Prompt, crop: CropBox) -> bool:
     return all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in prompt.point_coords)
 
 
-def _with_rough_box(prompt: Prompt, mask: Masks, crop: CropBox | None) -> Prompt:
-    """The prompt for the closer look: the user's own points and box, and the first mask as a rough mask."""
+def _with_rough_box(prompt: Prompt, mask: Masks) -> Prompt:
+    """The prompt for the closer look: the user's own, with the first mask's box where none was given."""
     rough = None if prompt.mask_input is not None and prompt.mask_input.dtype != bool else prompt.mask_input
     return Prompt(
         point_coords=prompt.point_coords,

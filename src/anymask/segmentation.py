@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 
 from anymask.data.images import read_image
 from anymask.models.load import load
@@ -129,14 +130,15 @@ def collect_prompts(
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool) -> Masks:
     """One name's instances sure enough, or its union, as Masks held in RLE."""
     if semantic:
-        logits, scores = grounded.semantic_logits[None], np.asarray([grounded.presence], np.float32)
+        logits, scores = grounded.semantic_logits[None], torch.tensor([grounded.presence])
     else:
-        scores = grounded.scores.numpy() * grounded.presence
-        sure = scores >= INSTANCE_THRESHOLD * PRESENCE_THRESHOLD
-        logits, scores = grounded.logits[sure], scores[sure]
+        sure = grounded.scores >= INSTANCE_THRESHOLD
+        logits, scores = grounded.logits[sure], grounded.scores[sure] * grounded.presence
     rles = [rle.encode((place(row[None], features.frame) > 0).numpy())[0] for row in logits]
-    masks = Masks.from_rles(rles, features.frame.size, scores=scores, labels=[label] * len(rles), logits=logits.numpy())
-    return masks[masks.areas > 0]
+    masks = Masks.from_rles(
+        rles, features.frame.size, scores=scores.numpy(), labels=[label] * len(rles), logits=logits.numpy()
+    )
+    return masks[np.flatnonzero(masks.areas)]
 
 
 def _one_name_each(masks: Masks) -> Masks:
@@ -154,7 +156,7 @@ def _without(masks: Masks, refused: Masks) -> Masks:
     if not len(masks) or not len(refused):
         return masks
     beaten = (_shared_of_smaller(masks, refused) > 0.5) & (refused.scores[None] >= masks.scores[:, None])
-    return masks[~beaten.any(axis=1)]
+    return masks[np.flatnonzero(~beaten.any(axis=1))]
 
 
 def _shared_of_smaller(first: Masks, second: Masks) -> np.ndarray:

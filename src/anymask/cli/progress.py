@@ -1,7 +1,7 @@
 """Progress on stderr: a bar at a terminal, else a plain line now and then, so that a log stays short."""
 
 import sys
-import time
+from time import monotonic
 from types import TracebackType
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ class Progress:
     def __init__(self, unit: str) -> None:
         self.unit, self.done, self.total = unit, 0, 0
         self._bar: tqdm[None] | None = None
-        self._spoke = time.monotonic()
+        self._spoke = monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -29,8 +29,8 @@ class Progress:
         self.done, self.total = done, total
         if sys.stderr.isatty():
             self._draw(text)
-        elif time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
-            self._spoke = time.monotonic()
+        elif monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
+            self._spoke = monotonic()
             self.say(f"{done}/{total} {self.unit}  {text}".rstrip())
 
     def say(self, line: str) -> None:
@@ -40,8 +40,8 @@ class Progress:
     def _draw(self, text: str) -> None:
         if self._bar is None or self._bar.total != self.total:
             self._bar = tqdm(total=self.total, initial=self.done, unit=self.unit, dynamic_ncols=True, leave=False)
-        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(self.done - self._bar.n)
+        self._bar.set_postfix_str(text)
 
     def print(self, text: str) -> None:
         """A result on stdout, clear of the bar."""

@@ -69,6 +69,13 @@ def read_objects(parts: Sequence[_Part]) -> dict[int, Prompt]:
     return objects
 
 
+def read_names(names: Sequence[str], negative_names: Sequence[str]) -> tuple[Prompt, ...]:
+    """One Prompt for each name."""
+    if negative_names and not names:
+        raise ValueError("--not-text needs a --text: it says what not to take for it")
+    return tuple(Prompt.text(name, negative_names) for name in names)
+
+
 def numbered(masks: Masks, numbers: Sequence[int]) -> Masks:
     """A result whose ids 1, 2, ... go by the order of the objects, with the objects' own numbers; names follow."""
     n = len(numbers)

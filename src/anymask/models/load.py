@@ -95,7 +95,7 @@ def pick_device(device: str = "auto") -> str:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, able in there.items() if able)
-    if not there.get(device.split(":")[0], False):
+    if not there.get(device.partition(":")[0], False):
         raise ValueError(
             f"device must be one of auto, {', '.join(n for n, able in there.items() if able)} here, got {device}"
         )

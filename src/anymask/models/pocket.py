@@ -1,12 +1,12 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +38,7 @@ class PocketModel:
         self, network: PocketNetwork, tower: TextTower, tokenizer: Tokenizer, device: str = "cpu", name: str = "pocket"
     ) -> None:
         self.name, self.device = name, device
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         self.tower, self.tokenizer = tower.to(device), tokenizer
 
     @classmethod
@@ -59,25 +59,26 @@ class PocketModel:
     def decode(
         self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool = False
     ) -> list[Decoded]:
-        """Three candidates with `multimask_output`; else the single mask, of a lone click the best by predicted IoU"""
+        """Three candidates with `multimask_output`; else the single mask, of a lone click the best by predicted IoU."""
+        if not features:
+            return []
         counts = [len(some) for some in prompts]
-        rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.device)
-        stacked = _stack(features)
+        images = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
         flat = [(one.frame, prompt) for one, some in zip(features, prompts, strict=True) for prompt in some]
-        parts = [
-            self._decode(stacked, rows[i : i + CHUNK], flat[i : i + CHUNK], multimask_output)
-            for i in range(0, len(flat), CHUNK)
-        ]
-        side, c = self.network.config.image_size // 4, self._candidates(multimask_output)
-        logits = torch.cat([p.logits for p in parts]) if parts else torch.zeros(0, c, side, side)
-        ious = torch.cat([p.predicted_iou for p in parts]) if parts else torch.zeros(0, c)
-        return [Decoded(*pair) for pair in zip(logits.split(counts), ious.split(counts), strict=True)]
+        side, candidates = self.network.config.image_size // 4, self.network.config.mask_tokens - 1
+        logits = torch.zeros(len(flat), candidates if multimask_output else 1, side, side)
+        predicted_iou = torch.zeros(logits.shape[:2])
+        stacked = _stack(features)
+        for rows in _alike([prompt for _, prompt in flat]):
+            part = self._decode(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
+            logits[rows], predicted_iou[rows] = part.logits, part.predicted_iou
+        return [Decoded(*pair) for pair in zip(logits.split(counts), predicted_iou.split(counts), strict=True)]
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Names through the text tower; a concept's learned vectors stand where its words would."""
         parts = [self._encode_one_text(prompt) for prompt in prompts]
-        longest = max(len(part) for part in parts)
+        longest = max(self.network.config.text_slots, *(len(part) for part in parts))
         tokens = torch.stack([functional.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
         mask = torch.stack([torch.arange(longest) < len(part) for part in parts]).to(self.device)
         return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens, "mask": mask})
@@ -85,19 +86,9 @@ class PocketModel:
     @torch.inference_mode()
     def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
         """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
-        tokens, mask = text.tensors["tokens"], text.tensors["mask"]
-        n = len(tokens)
-        blank = self._tensors([(features.frame, Prompt())] * n)
-        asked = replace(blank, text_tokens=tokens, text_mask=mask)
         stacked = _stack([features])
-        output = self.network.decode(stacked, torch.zeros(n, dtype=torch.long, device=self.device), asked)
-        presence = output.presence.sigmoid()
-        return [
-            self._instances(
-                stacked, features.frame, tokens[i : i + 1], mask[i : i + 1], output.logits[i, 0], float(presence[i])
-            )
-            for i in range(n)
-        ]
+        pairs = zip(text.tensors["tokens"], text.tensors["mask"], strict=True)
+        return [self._ground_one(stacked, features.frame, *self._trimmed(tokens, mask)) for tokens, mask in pairs]
 
     def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
         side = self.network.config.image_size
@@ -119,9 +110,6 @@ class PocketModel:
         index = torch.arange(len(best), device=best.device)
         return Decoded(output.logits[index, best][:, None].cpu(), output.predicted_iou[index, best][:, None].cpu())
 
-    def _candidates(self, multimask: bool) -> int:
-        return self.network.config.mask_tokens - 1 if multimask else 1
-
     def _tensors(self, flat: Sequence[tuple[Frame, Prompt]]) -> PocketPrompts:
         """Prompts in network pixels, padded to the longest."""
         most = max([1, *(len(prompt.point_coords) for _, prompt in flat)])
@@ -135,17 +123,13 @@ class PocketModel:
                 boxes[i] = frame.to_model(np.asarray(prompt.box_coords, np.float32).reshape(2, 2)).reshape(4)
             if prompt.mask_input is not None:
                 masks[i] = _mask_logits(prompt.mask_input, frame, side)
-        named = [prompt for _, prompt in flat if _is_named(prompt)]
-        text = (
-            self.encode_text(named).tensors
-            if named
-            else {"tokens": torch.zeros(0, 1, self.tower.config.width), "mask": torch.zeros(0, 1)}
-        )
-        tokens = torch.zeros(n, *text["tokens"].shape[1:], device=self.device)
-        mask = torch.zeros(n, text["mask"].shape[1], dtype=torch.bool, device=self.device)
-        if named:
-            where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
-            tokens[where], mask[where] = text["tokens"], text["mask"]
+        where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
+        slots = self.network.config.text_slots
+        tokens, mask = torch.zeros(n, slots, self.tower.config.width), torch.zeros(n, slots, dtype=torch.bool)
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        if where:  # all of them: prompts decoded together are alike
+            text = self.encode_text([flat[i][1] for i in where]).tensors
+            tokens, mask = text["tokens"], text["mask"]
         return PocketPrompts(
             points=torch.from_numpy(points).to(self.device),
             labels=torch.from_numpy(labels).to(self.device),
@@ -170,14 +154,20 @@ class PocketModel:
         ids, _ = self.tokenizer([""])  # the marks of beginning and end, around the learned vectors
         ends = self.tower.token_embeddings(ids.to(self.device))[0]
         embeddings = torch.cat([ends[:1], learned, ends[-1:]])[None]
-        return self.tower.encode_embeddings(
-            embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=self.device)
-        ).tokens[0]
+        whole = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=self.device)
+        learned_tokens: Tensor = self.tower.encode_embeddings(embeddings, whole).tokens[0]
+        return learned_tokens
 
-    def _instances(
-        self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor, semantic: Tensor, presence: float
-    ) -> Grounded:
-        """One decode per peak of the union, named; those that lie on the union and repeat nothing remain."""
+    def _trimmed(self, tokens: Float[Tensor, "l t"], mask: Bool[Tensor, "l"]) -> tuple[Tensor, Tensor]:
+        """One text without the padding that a longer one beside it made."""
+        length = max(self.network.config.text_slots, int(mask.sum()))
+        return tokens[None, :length], mask[None, :length]
+
+    def _ground_one(self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor) -> Grounded:
+        """One decode of the name alone, then one per peak of its union; what repeats or leaves the union is dropped."""
+        asked = replace(self._tensors([(frame, Prompt())]), text_tokens=tokens, text_mask=mask)
+        output = self.network.decode(stacked, torch.zeros(1, dtype=torch.long, device=self.device), asked)
+        semantic, presence = output.logits[0, 0], float(output.presence[0].sigmoid())
         peaks = _peaks(semantic)
         if not len(peaks):
             return Grounded(presence, semantic.cpu(), semantic[None][:0].cpu(), torch.zeros(0))
@@ -196,7 +186,18 @@ class PocketModel:
         return Grounded(presence, semantic.cpu(), logits[kept].cpu(), scores[kept].cpu())
 
 
+def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Rows that need no padding beside each other, at most `CHUNK` at once: so a batch gives what singles give."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        alike = (len(prompt.point_coords), prompt.name, id(prompt.learned))
+        groups.setdefault(alike, []).append(i)
+    for rows in groups.values():
+        yield from (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+
+
 def _stack(features: Sequence[Features]) -> PocketFeatures:
+    """The features of all images in one batch; there must be at least one image."""
     names = PocketFeatures.__dataclass_fields__
     return PocketFeatures(**{name: torch.cat([one.tensors[name] for one in features]) for name in names})
 

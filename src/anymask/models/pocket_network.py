@@ -5,10 +5,12 @@ maps (disks, box, previous mask, text score) and added at strides 4, 8 and 16, a
 Sofiiuk et al. 2021); convolutions after each upsampling let the drawn prompt meet the image locally. That is what lets
 4 million parameters learn from a few thousand photos. Text enters twice: as tokens, and as a score map per pixel.
 
-Shapes: b images, n prompts, p points, l text tokens, d width; a square input gives maps of side q, e, g at strides 4, 8, 16.
+Shapes: b images, n prompts, p points, l text tokens, d width; a square input gives maps of
+side q, e, g at strides 4, 8, 16.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import timm
 import torch
@@ -35,6 +37,7 @@ class PocketConfig:
     mlp: int = 512
     layers: int = 2
     mask_tokens: int = 4  # the single mask, then three for an ambiguous prompt
+    text_slots: int = 9  # tokens a text is padded to, in training and after: padding is attended to
     disk_radius: float = 5.0  # of a drawn click, in input pixels
 
     @property
@@ -96,14 +99,26 @@ class PocketNetwork(nn.Module):
     def __init__(self, config: PocketConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = timm.create_model(config.encoder, features_only=True, out_indices=(1, 2, 3, 4))
-        self.pyramid = Pyramid(self.encoder.feature_info.channels(), config)
+        encoder: Any = timm.create_model(config.encoder, features_only=True, out_indices=(1, 2, 3, 4))
+        self.encoder: nn.Module = encoder
+        self.pyramid = Pyramid(encoder.feature_info.channels(), config)
         self.text_score = TextScore(config)
         self.decoder = PocketDecoder(config)
 
+    def set_image_size(self, side: int) -> None:
+        """Another input size (a multiple of 32) for the same weights: all that depends on it are coordinates."""
+        if side % 32 or side < 64:
+            raise ValueError(f"the input size must be a multiple of 32 from 64 on, got {side}")
+        self.config = self.decoder.config = self.decoder.drawing.config = replace(self.config, image_size=side)
+        prompt_encoder = self.decoder.prompt_encoder
+        prompt_encoder.input_image_size = side
+        prompt_encoder.image_embedding_size = (side // 16, side // 16)
+        prompt_encoder.mask_input_size = (side // 4, side // 4)
+
     def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> PocketFeatures:
         """Features of RGB images in -1 to 1."""
-        return self.pyramid(self.encoder(pixels))
+        features: PocketFeatures = self.pyramid(self.encoder(pixels))
+        return features
 
     def decode(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> PocketOutput:
         """All mask tokens of n prompts, prompt i on image `rows[i]`."""
@@ -158,7 +173,8 @@ class TextScore(nn.Module):
     ) -> Float[Tensor, "n h w"]:
         pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         query = self.query(pooled)
-        return torch.einsum("nthw,nt->nhw", pixels, query) / query.shape[-1] ** 0.5 + self.bias
+        scores: Tensor = torch.einsum("nthw,nt->nhw", pixels, query) / query.shape[-1] ** 0.5 + self.bias
+        return scores
 
 
 class PocketDecoder(nn.Module):
@@ -181,7 +197,7 @@ class PocketDecoder(nn.Module):
                 mlp_dim=config.mlp,
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
-                attn_implementation="eager",
+                attn_implementation="eager",  # type: ignore[call-arg]  # PreTrainedConfig reads it
             )
         )
         self.up8, self.norm8, self.mix8 = nn.ConvTranspose2d(d, d8, 2, 2), ChannelNorm(d8), Mix(d8)
@@ -295,12 +311,14 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of an image."""
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        normed: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Shaped[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
     """RGB 0 to 255 to about -1 .. 1, as EfficientNet-Lite was trained."""
-    return ((pixels.float() - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+    scaled: Tensor = (pixels.float() - 127.0) / 128.0
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def _double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2*h 2*w"]:

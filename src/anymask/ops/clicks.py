@@ -25,7 +25,7 @@ def next_click(predicted: Bool[np.ndarray, "h w"], target: Bool[np.ndarray, "h w
 
 
 def _errors(predicted: Bool[np.ndarray, "h w"], target: Bool[np.ndarray, "h w"], label: int) -> Bool[np.ndarray, "h w"]:
-    return target & ~predicted if label == 1 else predicted & ~target
+    return np.asarray(target & ~predicted if label == 1 else predicted & ~target)
 
 
 def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"] | None:

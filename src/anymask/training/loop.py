@@ -5,12 +5,14 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from anymask.data.files import write_whole
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def trapezoid(step: int, steps: int, warmup: int, decay: int) -> float:
@@ -21,18 +23,18 @@ def trapezoid(step: int, steps: int, warmup: int, decay: int) -> float:
     return max(0.0, min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1, decay)))
 
 
-class MovingAverage:
+class MovingAverage(Generic[M]):
     """An exponential moving average of a model's weights, with a short memory at the start."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: M, step: int) -> None:
         """Moves towards `model`; the decay grows with the step to its final value."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        ours, theirs = ([p.detach() for p in one.parameters()] for one in (self.model, model))
         torch._foreach_lerp_(ours, theirs, 1 - keep)
 
 

@@ -57,17 +57,19 @@ class PocketSettings:
     exclude_source: tuple[str, ...] = field(default=(), metadata={"help": "leave this source out of training"})
     size: str = field(default="pocket", metadata={"help": "named size of the network"})
     side: int = field(default=384, metadata={"help": "training crop in pixels, a multiple of 32"})
-    steps: int = field(default=12000, metadata={"help": "optimiser steps in all"})
+    small_side: int = field(default=256, metadata={"help": "crop of the first steps: less than half the work"})
+    small_steps: int = field(default=2340, metadata={"help": "steps with the small crop, 0 for none"})
+    steps: int = field(default=3450, metadata={"help": "optimiser steps in all"})
     batch: int = field(default=4, metadata={"help": "images a step"})
     objects: int = field(default=6, metadata={"help": "objects an image"})
     names: int = field(default=4, metadata={"help": "names an image, half of them absent where that is known"})
     learning_rate: float = field(default=6e-4, metadata={"help": "of everything but the encoder"})
     encoder_rate: float = field(default=0.15, metadata={"help": "learning rate of the encoder, as a share"})
-    frozen_steps: int = field(default=800, metadata={"help": "steps in which the encoder rests"})
+    frozen_steps: int = field(default=500, metadata={"help": "steps in which the encoder rests"})
     warmup: int = field(default=200, metadata={"help": "steps of rising learning rate"})
-    decay: int = field(default=2500, metadata={"help": "last steps, of falling learning rate"})
+    decay: int = field(default=800, metadata={"help": "last steps, of falling learning rate"})
     average: float = field(default=0.998, metadata={"help": "decay of the moving average of the weights"})
-    validate_every: int = field(default=1000, metadata={"help": "steps between quick validations"})
+    validate_every: int = field(default=300, metadata={"help": "steps between quick validations"})
     save_seconds: float = field(default=50, metadata={"help": "seconds between checkpoints"})
     workers: int = field(default=1, metadata={"help": "processes that prepare samples"})
     threads: int = field(default=0, metadata={"help": "CPU threads of the network, 0: all cores"})
@@ -107,13 +109,16 @@ def load_imagenet(encoder: nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
-def phrase_table(tower: TextTower, tokenizer: Tokenizer, names: list[str]) -> tuple[PhraseTable, dict[str, list[int]]]:
-    """Tokens of every name in every template, and the rows of each name."""
+def phrase_table(
+    tower: TextTower, tokenizer: Tokenizer, names: list[str], slots: int
+) -> tuple[PhraseTable, dict[str, list[int]]]:
+    """Tokens of every name in every template, padded to `slots` or more, and the rows of each name."""
     texts = [template.format(name) for name in names for template in TEMPLATES]
     features = tower(*tokenizer(texts))
-    step = len(TEMPLATES)
+    step, missing = len(TEMPLATES), max(0, slots - features.mask.shape[1])
     rows = {name: list(range(i * step, (i + 1) * step)) for i, name in enumerate(names)}
-    return PhraseTable(features.tokens.clone(), features.mask), rows
+    tokens = nn.functional.pad(features.tokens, (0, 0, 0, missing))
+    return PhraseTable(tokens, nn.functional.pad(features.mask, (0, missing))), rows
 
 
 class _Run:
@@ -124,8 +129,8 @@ class _Run:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.config = _config(settings)
-        self.network = PocketNetwork(self.config).to(settings.device, memory_format=torch.channels_last)
-        self.average = MovingAverage(self.network, settings.average)
+        self.network = PocketNetwork(self.config).to(settings.device).to(memory_format=torch.channels_last)
+        self.average: MovingAverage[PocketNetwork] = MovingAverage(self.network, settings.average)
         self.optimizer = _optimizer(self.network, settings)
         self.tower, self.tokenizer = tower, tokenizer
         self.done = 0
@@ -150,10 +155,10 @@ class _Run:
     def steps(self) -> Iterator[TrainRecord]:
         """One record a step; checkpoints by the clock, a row of the curve every 20 steps."""
         settings, curve = self.settings, Curve(self.settings.output / "curve.csv", self.done)
-        loader, table = self._loader()
-        saved, recent = time.monotonic(), []
-        tick = time.monotonic()
-        for batch in loader:
+        table = self._read_data()
+        recent: list[dict[str, float]] = []
+        saved = tick = time.monotonic()
+        for batch in self._batches():
             metrics = self._step(batch, table)
             self.done += 1
             now = time.monotonic()
@@ -171,23 +176,32 @@ class _Run:
             yield TrainRecord(self.done, settings.steps, rate, metrics)
         self._save()
 
-    def _loader(self) -> tuple[DataLoader[Any], PhraseTable]:
+    def _read_data(self) -> PhraseTable:
         settings = self.settings
-        pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
-        self.sources = {picture.source for picture in pictures}
-        names = sorted({n for p in pictures for n in (*p.names, *p.absent)} - {NO_NAME})
-        table, self.phrases = phrase_table(self.tower, self.tokenizer, names)
-        wanted = SampleSettings(side=settings.side, objects=settings.objects, names=settings.names, seed=settings.seed)
-        samples = PocketSamples(pictures, self.phrases, wanted)
-        indices = range(self.done * settings.batch, settings.steps * settings.batch)
-        loader = DataLoader(
-            samples,
-            settings.batch,
-            sampler=indices,
-            num_workers=settings.workers,
-            prefetch_factor=8 if settings.workers else None,
-        )
-        return loader, table
+        self.pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
+        names = sorted({n for p in self.pictures for n in (*p.names, *p.absent)} - {NO_NAME})
+        table, self.phrases = phrase_table(self.tower, self.tokenizer, names, self.config.text_slots)
+        return table
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        """What is left of the steps with the small crop, then of those with the full one."""
+        settings = self.settings
+        small = min(settings.small_steps, settings.steps)
+        for side, until in ((settings.small_side, small), (settings.side, settings.steps)):
+            if self.done >= until:
+                continue
+            for network in (self.network, self.average.model):
+                network.set_image_size(side)
+            wanted = SampleSettings(side=side, objects=settings.objects, names=settings.names, seed=settings.seed)
+            yield from DataLoader(
+                PocketSamples(self.pictures, self.phrases, wanted),
+                settings.batch,
+                sampler=range(self.done * settings.batch, until * settings.batch),
+                num_workers=settings.workers,
+                prefetch_factor=8 if settings.workers else None,
+            )
+        for network in (self.network, self.average.model):
+            network.set_image_size(settings.side)
 
     def _step(self, batch: dict[str, Tensor], table: PhraseTable) -> dict[str, float]:
         settings = self.settings
@@ -258,11 +272,12 @@ class _Run:
         if settings.val_images is None or settings.val_annotations is None:
             return {}
         pictures = read_pictures(settings.val_images, settings.val_annotations)
-        known = [picture for picture in pictures if picture.source in self.sources]
+        trained = {picture.source for picture in self.pictures}
+        known = [picture for picture in pictures if picture.source in trained]
         return quick_validation(self.average.model, known, table, self.phrases)
 
     def _save(self) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
+        state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
         state |= {"optimizer": self.optimizer.state_dict(), "step": self.done}
         save_checkpoint(self.settings.output / "checkpoint.pt", state)
 

@@ -4,7 +4,7 @@ A sample is a function of (seed, index) alone, so a resumed run sees exactly the
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _picture(
 class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     """Sample `i` is drawn with the seed (seed, i); images with many objects come more often (square root)."""
 
-    def __init__(self, pictures: Sequence[Picture], phrases: dict[str, list[int]], settings: SampleSettings) -> None:
+    def __init__(self, pictures: Sequence[Picture], phrases: Mapping[str, list[int]], settings: SampleSettings) -> None:
         self.pictures, self.phrases, self.settings = pictures, phrases, settings
         weights = np.sqrt([min(len(picture.rles), 40) for picture in pictures])
         self.weights = weights / weights.sum()
@@ -105,7 +105,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     def _crop(self, rng: np.random.Generator, row: int) -> "Crop | None":
         """A random crop stretched to the square input; None if no object is left in it."""
         picture, side = self.pictures[row], self.settings.side
-        pixels = cv2.cvtColor(cv2.imdecode(self.bytes[row], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        pixels = self._read(row)
         h, w = pixels.shape[:2]
         masks = rle.decode(picture.rles, (h, w)).astype(np.uint8)
         if rng.random() >= self.settings.whole_image:
@@ -118,6 +118,12 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         if not (targets.sum(axis=(1, 2)) >= 2).any():
             return None
         return Crop(whole, targets, list(picture.names), set(picture.absent), picture.exhaustive)
+
+    def _read(self, row: int) -> UInt8[np.ndarray, "h w 3"]:
+        decoded = cv2.imdecode(self.bytes[row], cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise ValueError(f"{self.pictures[row].path} is no picture that OpenCV reads: leave it out of the set")
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
     def _to_tensors(self, rng: np.random.Generator, crop: "Crop") -> dict[str, torch.Tensor]:
         areas = crop.targets.sum(axis=(1, 2))
