@@ -109,7 +109,7 @@ class Oracle:
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         return EncodedText(tuple(prompt.name or "" for prompt in prompts), {})
 
-    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         picture = features.tensors["picture"]
         none = torch.zeros(0, *picture.shape)
         return [

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import OBJECTS, SIZE, Oracle, box_mask, true_mask, true_union, write_set
 from PIL import Image as PillowImage
 
 from anymask.data.coco import read_coco
@@ -14,6 +13,7 @@ from anymask.models.protocol import Capabilities
 from anymask.ops import rle
 from anymask.segmentation import find
 from anymask.types import Prompt
+from oracles import OBJECTS, SIZE, Oracle, box_mask, true_mask, true_union, write_set
 
 AREAS = np.asarray([box_mask(box).sum() for _, box, _ in OBJECTS])
 PIXELS = SIZE[0] * SIZE[1]

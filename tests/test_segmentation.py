@@ -14,7 +14,7 @@ from tiny import tiny_model
 
 
 class KnownModel:
-    """Finds the quarters of the image: "a" top left (surely), "b" top left (less surely) and bottom right, "none" nowhere."""
+    """Finds "a" in the top left quarter surely, "b" there less surely and at the bottom right, "none" nowhere."""
 
     name = "known"
     capabilities = Capabilities(text=True)
@@ -28,7 +28,7 @@ class KnownModel:
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         return EncodedText(tuple(prompt.name or "" for prompt in prompts), {})
 
-    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         return [self._one(name) for name in text.names]
 
     def _one(self, name: str) -> Grounded:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracles import Oracle, write_set
 
 from anymask.evaluation.naming import NameRecord
 from anymask.evaluation.promptable import ImageRecord, PromptableSettings, evaluate_promptable
 from anymask.evaluation.summaries import summarise
 from anymask.ops.metrics import bootstrap_interval
+from oracles import Oracle, write_set
 
 NAN = float("nan")
 SETTINGS = PromptableSettings(images=Path("pictures"), annotations=Path("pictures/set.json"))

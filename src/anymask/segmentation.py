@@ -84,7 +84,7 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
     if not model.capabilities.text:
         raise ValueError(f"{model.name} knows no text: prompt it with points, boxes or a mask, or use --model pocket")
     negative = [Prompt.text(name) for name in dict.fromkeys(n for p in prompts for n in p.negative_names)]
-    found = model.ground(features, model.encode_text([*prompts, *negative]))
+    found = model.ground(features, model.encode_text([*prompts, *negative]), instances=bool(negative) or not semantic)
     wanted, refused = found[: len(prompts)], found[len(prompts) :]
     labels = [prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts]
     rows = [

@@ -40,7 +40,7 @@ def ask(model: Model, features: Features, truth: Masks, absent: Sequence[str]) -
     names = [*present, *absent]
     if not names:
         return ()
-    grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]))
+    grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
     return tuple(
         _score(name, one, _union_of(one, features), _target_of(truth, name) if name in present else None)
         for name, one in zip(names, grounded, strict=True)

@@ -59,7 +59,9 @@ class PromptableSettings:
         default=0.0, metadata={"help": "move each box edge by a normal of this share of the side"}
     )
     text: bool = field(default=True, metadata={"help": "ask for names, present and absent"})
-    baselines: bool = field(default=False, metadata={"help": "also the whole box and GrabCut, from the same boxes"})
+    baselines: bool = field(
+        default=False, metadata={"help": "also the whole box and GrabCut (up to a second a mask), from the same boxes"}
+    )
     batch: int = field(default=32, metadata={"help": "objects that are decoded together"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps"})
 

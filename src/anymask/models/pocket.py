@@ -84,11 +84,11 @@ class PocketModel:
         return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens, "mask": mask})
 
     @torch.inference_mode()
-    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
         stacked = _stack([features])
         pairs = zip(text.tensors["tokens"], text.tensors["mask"], strict=True)
-        return [self._ground_one(stacked, features.frame, *self._trimmed(tokens, mask)) for tokens, mask in pairs]
+        return [self._ground_one(stacked, features.frame, *self._trimmed(*pair), instances) for pair in pairs]
 
     def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
         side = self.network.config.image_size
@@ -146,7 +146,8 @@ class PocketModel:
             if prompt.name is None:
                 raise ValueError("a text prompt must have a name or a concept")
             ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.name]))
-            return self.tower(ids, mask).tokens[0]
+            tokens: Tensor = self.tower(ids, mask).tokens[0]
+            return tokens
         learned = torch.from_numpy(np.asarray(prompt.learned.token_embeddings, np.float32)).to(self.device)
         if learned.shape[1] != self.tower.config.width:
             made = f"made for {prompt.learned.base_model} with vectors of {learned.shape[1]}"
@@ -163,12 +164,14 @@ class PocketModel:
         length = max(self.network.config.text_slots, int(mask.sum()))
         return tokens[None, :length], mask[None, :length]
 
-    def _ground_one(self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor) -> Grounded:
+    def _ground_one(
+        self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor, instances: bool
+    ) -> Grounded:
         """One decode of the name alone, then one per peak of its union; what repeats or leaves the union is dropped."""
         asked = replace(self._tensors([(frame, Prompt())]), text_tokens=tokens, text_mask=mask)
         output = self.network.decode(stacked, torch.zeros(1, dtype=torch.long, device=self.device), asked)
         semantic, presence = output.logits[0, 0], float(output.presence[0].sigmoid())
-        peaks = _peaks(semantic)
+        peaks = _peaks(semantic)[: MOST_PEAKS if instances else 0]
         if not len(peaks):
             return Grounded(presence, semantic.cpu(), semantic[None][:0].cpu(), torch.zeros(0))
         k = len(peaks)
@@ -224,7 +227,7 @@ def _peaks(semantic: Float[Tensor, "h w"]) -> Int[Tensor, "k 2"]:
     highest = functional.max_pool2d(probs[None, None], 9, 1, 4)[0, 0]
     found = ((probs == highest) & (probs > 0.4)).nonzero()
     order = probs[found[:, 0], found[:, 1]].argsort(descending=True)
-    return found[order[:MOST_PEAKS]]
+    return found[order]
 
 
 def _distinct(masks: Tensor, scores: Tensor, union: Tensor, overlap: float = 0.5) -> Int[Tensor, "k"]:

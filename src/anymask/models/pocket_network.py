@@ -304,7 +304,8 @@ class Mix(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x + self.conv(functional.relu(x))
+        mixed: Tensor = x + self.conv(functional.relu(x))
+        return mixed
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -84,5 +84,5 @@ class Model(Protocol):
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """The names or concepts of the prompts."""
 
-    def ground(self, features: Features, text: EncodedText) -> list[Grounded]:
-        """Everything in the image that each text names."""
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
+        """Everything in the image that each text names; without `instances` only presence and union."""
