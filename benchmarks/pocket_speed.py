@@ -58,7 +58,7 @@ def pocket(repeats: int) -> dict[str, float]:
 
 
 def cold_start() -> dict[str, float]:
-    """`import anymask` in ms; `anymask segment photo.jpg --box` in s, with its peak memory in MB; each a new process."""
+    """`import anymask` in ms; `anymask segment photo.jpg --box` in s, with its peak memory in MB (new processes)."""
     bare = [seconds([sys.executable, "-c", "pass"])[0] for _ in range(5)]
     imported = [seconds([sys.executable, "-c", "import anymask"])[0] for _ in range(5)]
     with tempfile.TemporaryDirectory() as folder:

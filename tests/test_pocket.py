@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from anymask.models.pocket import PocketModel
-from anymask.models.pocket_files import read_pocket, save_pocket
+from anymask.models.pocket_files import read_network, read_text_tower, read_tokenizer, save_pocket
 from anymask.models.pocket_network import CONFIGS, Drawing, PocketNetwork, PocketPrompts
 from anymask.models.pocket_text import TextTower
+from anymask.prompting import predict
 from anymask.types import Concept, Image, Prompt
 from tiny import TINY_TEXT, seed_weights, tiny_model
 
@@ -92,6 +93,32 @@ def _features(model: PocketModel):  # type: ignore[no-untyped-def]
     return _stack(model.encode([picture()]))
 
 
+def test_clicks_at_once_equal_clicks_one_by_one(model: PocketModel) -> None:
+    features = model.encode([picture()])[0]
+    first = predict(model, features, [Prompt.point(20, 20)])
+    second = predict(model, features, [Prompt.points([(20, 20), (5, 5)], [1, 0]) + Prompt.refine(first)])
+    third = predict(model, features, [Prompt.points([(20, 20), (5, 5), (30, 9)], [1, 0, 1]) + Prompt.refine(second)])
+    at_once = predict(model, features, [Prompt.points([(5, 5), (20, 20), (30, 9)], [0, 1, 1])])
+    assert at_once.logits is not None and third.logits is not None
+    np.testing.assert_allclose(at_once.logits, third.logits, atol=1e-3)
+    many = [Prompt.points([(i, 7) for i in range(1, 40)]), Prompt.point(20, 20)]
+    assert len(predict(model, features, many)) == 2
+
+
+def test_a_box_limits_the_mask_and_positive_points_widen_it(model: PocketModel) -> None:
+    image = picture()
+    features = model.encode([image])[0]
+    everything = np.full((16, 16), 20.0, np.float32)
+    box = Prompt.box(10, 8, 40, 30) + Prompt.mask(everything)
+    prompts = [box, box + Prompt.point(60, 20), box + Prompt.point(60, 20, 0), Prompt.point(5, 5)]
+    limits = model.decode([features], [prompts])[0].limits
+    assert limits is not None
+    assert limits.tolist() == [[10, 8, 40, 30], [10, 8, 60, 30], [10, 8, 40, 30], [0, 0, 70, 50]]
+    inside = np.zeros(image.size, bool)
+    inside[8:30, 10:40] = True
+    assert not (predict(model, features, [box]).masks[0] & ~inside).any()
+
+
 def test_drawn_prompts_equal_the_obvious_loop() -> None:
     config = CONFIGS["tiny"]
     side = config.image_size // 4
@@ -146,7 +173,7 @@ def test_a_concept_of_another_width_is_refused(model: PocketModel) -> None:
 
 def test_save_then_read_is_equal_up_to_float16(tmp_path: Path, model: PocketModel) -> None:
     save_pocket(tmp_path / "p.safetensors", model.network, model.tower, {"seed": 3})
-    network, tower = read_pocket(tmp_path / "p.safetensors")
+    network, (tower, _) = read_network(tmp_path / "p.safetensors"), read_text_tower(tmp_path / "p.safetensors")
     for ours, theirs in ((model.network, network), (model.tower, tower)):
         for name, tensor in ours.state_dict().items():
             if "num_batches" not in name:
@@ -158,7 +185,7 @@ def test_a_changed_size_in_the_file_is_noticed(tmp_path: Path) -> None:
     network = PocketNetwork(replace(CONFIGS["tiny"], width_s4=4))
     tower = TextTower(TINY_TEXT)
     save_pocket(tmp_path / "p.safetensors", network, tower, {})
-    assert read_pocket(tmp_path / "p.safetensors")[0].config.width_s4 == 4
+    assert read_network(tmp_path / "p.safetensors").config.width_s4 == 4
 
 
 def test_the_full_size_has_the_promised_number_of_parameters() -> None:
@@ -175,7 +202,7 @@ def test_another_input_size_equals_a_network_built_for_it() -> None:
     models = []
     for network in (built, changed):
         seed_weights(network)
-        models.append(PocketModel(network.eval(), tiny_model().tower, tiny_model().tokenizer))
+        models.append(PocketModel(network.eval(), lambda: (TextTower(TINY_TEXT), read_tokenizer(TINY_TEXT))))
     first, second = (m.decode(m.encode([picture()]), [[Prompt.point(30, 30)]])[0].logits for m in models)
     assert first.shape[-1] == 24 and torch.equal(first, second)
     with pytest.raises(ValueError, match="must be a multiple of 32 from 64 on, got 100"):

@@ -28,6 +28,5 @@ def tiny_model() -> PocketModel:
     network, tower = PocketNetwork(CONFIGS["tiny"]), TextTower(TINY_TEXT)
     seed_weights(network)
     seed_weights(tower)
-    return PocketModel(
-        network.eval().requires_grad_(False), tower.eval().requires_grad_(False), read_tokenizer(TINY_TEXT)
-    )
+    frozen = tower.eval().requires_grad_(False)
+    return PocketModel(network.eval().requires_grad_(False), lambda: (frozen, read_tokenizer(TINY_TEXT)))

@@ -107,9 +107,10 @@ def stability(logits: Float[Tensor, "n lh lw"], offset: float = STABILITY_OFFSET
 def _to_masks(frame: Frame, decoded: Decoded, labels: Sequence[str]) -> Masks:
     n, c = decoded.predicted_iou.shape
     logits = decoded.logits.flatten(0, 1).float()
-    dense = np.concatenate(
-        [np.zeros((0, *frame.size), bool), *((place(row[None], frame) > 0).numpy() for row in logits)]
-    )
+    dense = np.zeros((n * c, *frame.size), dtype=bool)
+    for row in range(n * c):  # one at a time: the float mask of full size is made once, not n times
+        x0, y0, x1, y1 = _whole_pixels(frame, decoded, row // c)
+        dense[row, y0:y1, x0:x1] = (place(logits[row : row + 1], frame)[0, y0:y1, x0:x1] > 0).numpy()
     return Masks.from_dense(
         dense,
         scores=decoded.predicted_iou.flatten().float().numpy(),
@@ -118,6 +119,15 @@ def _to_masks(frame: Frame, decoded: Decoded, labels: Sequence[str]) -> Masks:
         stability=stability(logits).numpy(),
         logits=logits.numpy(),
     )
+
+
+def _whole_pixels(frame: Frame, decoded: Decoded, row: int) -> CropBox:
+    """The limit of a prompt, rounded to pixels, within the image."""
+    h, w = frame.size
+    if decoded.limits is None:
+        return 0, 0, w, h
+    x0, y0, x1, y1 = (round(float(side)) for side in decoded.limits[row])
+    return max(0, x0), max(0, y0), min(w, x1), min(h, y1)
 
 
 def _inside(prompt: Prompt, crop: CropBox) -> bool:

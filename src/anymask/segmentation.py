@@ -15,9 +15,9 @@ from anymask.prompting import place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
 from anymask.types import Features, Image, Masks, Prompt
 
-PRESENCE_THRESHOLD = 0.5
-INSTANCE_THRESHOLD = 0.35
-OVERLAP = 0.6  # of the smaller of two instances of different names: then only the surer stays
+PRESENCE_THRESHOLD = 0.45
+INSTANCE_THRESHOLD = 0.28
+SAME_OBJECT = 0.5  # IoU of two instances of different names from which only the surer stays
 
 
 def segment(
@@ -142,11 +142,11 @@ def _rows(grounded: Grounded, features: Features, label: str, semantic: bool) ->
 
 
 def _one_name_each(masks: Masks) -> Masks:
-    """Of instances that share most of the smaller one, the surest stays: an object gets one label."""
+    """Of instances that are nearly one mask the surest stays: an object gets one label, a part may have its own."""
     kept: list[int] = []
-    shared = _shared_of_smaller(masks, masks)
+    overlap = rle.iou(masks.rles, masks.rles)
     for row in np.argsort(-masks.scores, kind="stable"):
-        if all(shared[row, other] < OVERLAP for other in kept):
+        if all(overlap[row, other] < SAME_OBJECT for other in kept):
             kept.append(int(row))
     return masks[np.asarray(sorted(kept), np.int64)]
 

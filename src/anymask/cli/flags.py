@@ -48,7 +48,8 @@ def _add_flag(parser: argparse.ArgumentParser, one: Field[Any], kind: Any, defau
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
     elif get_origin(kind) is tuple:
         options["default"] = None if required else list(default)  # type: ignore[call-overload]
-        parser.add_argument(*names, action=_Append, type=_converter(get_args(kind)[0]), **options)
+        kind = get_args(kind)[0]
+        parser.add_argument(*names, action=_Append, type=_converter(kind), metavar=_metavar(kind), **options)
     else:
         parser.add_argument(*names, type=_converter(kind), metavar=_metavar(kind), **options)
 

@@ -32,12 +32,12 @@ def click(
 ) -> Clicked:
     """Click each target `clicks` times, and on to `noc_clicks` times while its IoU is below `GOOD_ENOUGH`.
 
-    After the first click the candidate of the highest predicted IoU counts and goes on. Who is not clicked any more
-    (good enough, or no error left) keeps the last IoU.
+    After the first click the mask that the model gives by itself counts and goes on, since a user would get that one.
+    Who is not clicked any more (good enough, or no error left) keeps the last IoU.
     """
     prompts = [Prompt.point(*first_click(target)) for target in targets]
     candidates = predict(model, features, prompts, multimask_output=True)
-    chosen = candidates.best()
+    chosen = predict(model, features, prompts)
     answers = list(chosen)
     ious = np.empty((len(targets), max(clicks, noc_clicks)))
     ious[:, :] = metrics.iou(chosen.masks, targets)[:, None]

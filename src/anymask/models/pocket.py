@@ -1,7 +1,8 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from anymask.models.pocket_files import SHIPPED, read_pocket, read_tokenizer
+from anymask.models.pocket_files import read_network, read_text_tower
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
@@ -18,10 +19,13 @@ from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt
 
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
+BOX_SHIFT = 0.5  # added to the logits of a box prompt, whose mask ends at the box (docs/pocket.md has the ablation)
 MOST_PEAKS = 32  # instances sought for one name
+MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 
 NOTES = {
+    "boxes": "the mask ends at the box, grown to hold the positive points given with it",
     "negative points": "lower the mask around them",
     "text": "instances are peaks of a score map, each decoded with the name; the names seen in training work best",
     "negative text": "what a negative name claims more surely is taken away",
@@ -35,19 +39,37 @@ class PocketModel:
     capabilities = Capabilities(text=True, concepts=True, notes=NOTES)
 
     def __init__(
-        self, network: PocketNetwork, tower: TextTower, tokenizer: Tokenizer, device: str = "cpu", name: str = "pocket"
+        self,
+        network: PocketNetwork,
+        read_text: Callable[[], tuple[TextTower, Tokenizer]],
+        device: str = "cpu",
+        name: str = "pocket",
     ) -> None:
         self.name, self.device = name, device
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.tower, self.tokenizer = tower.to(device), tokenizer
+        self._read_text = read_text
 
     @classmethod
-    def read(
-        cls, path: Path = SHIPPED / "pocket.safetensors", device: str = "cpu", name: str = "pocket"
-    ) -> "PocketModel":
-        """From a file of `save_pocket`."""
-        network, tower = read_pocket(path)
-        return cls(network, tower, read_tokenizer(tower.config), device, name)
+    def read(cls, path: Path, device: str = "cpu", name: str = "pocket") -> "PocketModel":
+        """From a file of `save_pocket`; its text tower is read when the first text comes."""
+        network = read_network(path)
+        network.encoder.fold()
+        return cls(network, lambda: read_text_tower(path), device, name)
+
+    @cached_property
+    def _text(self) -> tuple[TextTower, Tokenizer]:
+        tower, tokenizer = self._read_text()
+        return tower.to(self.device), tokenizer
+
+    @property
+    def tower(self) -> TextTower:
+        """The text tower, frozen."""
+        return self._text[0]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Names to word pieces."""
+        return self._text[1]
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
@@ -70,9 +92,10 @@ class PocketModel:
         predicted_iou = torch.zeros(logits.shape[:2])
         stacked = _stack(features)
         for rows in _alike([prompt for _, prompt in flat]):
-            part = self._decode(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
+            part = self._play(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
             logits[rows], predicted_iou[rows] = part.logits, part.predicted_iou
-        return [Decoded(*pair) for pair in zip(logits.split(counts), predicted_iou.split(counts), strict=True)]
+        pairs = zip(logits.split(counts), predicted_iou.split(counts), features, prompts, strict=True)
+        return [Decoded(low, iou, _limits(one.frame, some)) for low, iou, one, some in pairs]
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
@@ -98,11 +121,25 @@ class PocketModel:
         features = self.network.encode(normalise(pixels[None]))
         return Features(self.name, frame, dict(vars(features)))
 
+    def _play(
+        self, stacked: PocketFeatures, rows: Int[Tensor, "n"], flat: Sequence[tuple[Frame, Prompt]], multimask: bool
+    ) -> Decoded:
+        """Prompts stage by stage, each with the mask of the stage before; only the last gives several candidates."""
+        frames, stages = [frame for frame, _ in flat], [_stages(prompt) for _, prompt in flat]
+        *earlier, last = zip(*stages, strict=True)
+        masks: list[np.ndarray | None] = [prompt.mask_input for prompt in last]
+        for stage in earlier:
+            given = [replace(prompt, mask_input=mask) for prompt, mask in zip(stage, masks, strict=True)]
+            masks = list(self._decode(stacked, rows, list(zip(frames, given, strict=True)), False).logits[:, 0].numpy())
+        given = [replace(prompt, mask_input=mask) for prompt, mask in zip(last, masks, strict=True)]
+        return self._decode(stacked, rows, list(zip(frames, given, strict=True)), multimask)
+
     def _decode(
         self, stacked: PocketFeatures, rows: Int[Tensor, "n"], flat: Sequence[tuple[Frame, Prompt]], multimask: bool
     ) -> Decoded:
         prompts = self._tensors(flat)
         output = self.network.decode(stacked, rows, prompts)
+        output.logits.add_(BOX_SHIFT * prompts.has_box[:, None, None, None])
         if multimask:
             return Decoded(output.logits[:, 1:].cpu(), output.predicted_iou[:, 1:].cpu())
         lone = ((prompts.labels >= 0).sum(1) == 1) & ~prompts.has_box & ~prompts.has_mask & ~prompts.has_text
@@ -125,7 +162,7 @@ class PocketModel:
                 masks[i] = _mask_logits(prompt.mask_input, frame, side)
         where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
         slots = self.network.config.text_slots
-        tokens, mask = torch.zeros(n, slots, self.tower.config.width), torch.zeros(n, slots, dtype=torch.bool)
+        tokens, mask = torch.zeros(n, slots, self.network.config.text_width), torch.zeros(n, slots, dtype=torch.bool)
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         if where:  # all of them: prompts decoded together are alike
             text = self.encode_text([flat[i][1] for i in where]).tensors
@@ -193,10 +230,22 @@ def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
     """Rows that need no padding beside each other, at most `CHUNK` at once: so a batch gives what singles give."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        alike = (len(prompt.point_coords), prompt.name, id(prompt.learned))
+        given = (prompt.box_coords is None, prompt.mask_input is None)
+        alike = (len(prompt.point_coords), *given, prompt.name, id(prompt.learned))
         groups.setdefault(alike, []).append(i)
     for rows in groups.values():
         yield from (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+
+
+def _stages(prompt: Prompt) -> list[Prompt]:
+    """Several clicks at once as if given one by one, a positive one first: so the network has learned them."""
+    n, start = len(prompt.point_coords), 0 if prompt.box_coords is not None else 1
+    if prompt.mask_input is not None or n <= start:
+        return [prompt]
+    order = np.argsort(np.arange(n) != int(np.argmax(prompt.point_labels)), kind="stable")
+    coords, labels = prompt.point_coords[order], prompt.point_labels[order]
+    counts = sorted({round(k) for k in np.linspace(start, n, min(MOST_STAGES, n - start + 1))})
+    return [replace(prompt, point_coords=coords[:k], point_labels=labels[:k]) for k in counts]
 
 
 def _stack(features: Sequence[Features]) -> PocketFeatures:
@@ -211,6 +260,18 @@ def _title(prompt: Prompt) -> str:
 
 def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
+
+
+def _limits(frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]:
+    """The box of each prompt, grown to its positive points; the whole image where there is none."""
+    h, w = frame.size
+    limits = np.tile(np.asarray([0, 0, w, h], np.float32), (len(prompts), 1))
+    for i, prompt in enumerate(prompts):
+        if prompt.box_coords is not None:
+            inside = prompt.point_coords[prompt.point_labels == 1]
+            corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), inside])
+            limits[i] = [*corners.min(axis=0), *corners.max(axis=0)]
+    return limits
 
 
 def _mask_logits(mask: np.ndarray, frame: Frame, side: int) -> Float[np.ndarray, "s s"]:

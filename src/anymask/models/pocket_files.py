@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from anymask.models.pocket_network import PocketConfig, PocketNetwork
 from anymask.models.pocket_text import TextConfig, TextTower, Tokenizer
 
+UNSAVED = "num_batches_tracked"  # counters of batch norm, of use in training alone
 SHIPPED = Path(str(files("anymask"))) / "weights" / "pocket"
 
 
@@ -24,7 +25,7 @@ def save_pocket(path: Path, network: PocketNetwork, tower: TextTower, made_by: M
         f"{part}.{name}": tensor.half() if tensor.is_floating_point() else tensor
         for part, state in parts.items()
         for name, tensor in state.items()
-        if "num_batches_tracked" not in name
+        if not name.endswith(UNSAVED)
     }
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sizes = {"network": json.dumps(asdict(network.config)), "text": json.dumps(asdict(tower.config))}
@@ -33,15 +34,13 @@ def save_pocket(path: Path, network: PocketNetwork, tower: TextTower, made_by: M
     temporary.replace(path)
 
 
-def read_pocket(path: Path) -> tuple[PocketNetwork, TextTower]:
-    """Network and text tower in float32, ready for use."""
+def read_network(path: Path) -> PocketNetwork:
+    """The network in float32, ready for use; the text tower of the file is left alone."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        network = PocketNetwork(PocketConfig(**json.loads(metadata["network"])))
-        network.load_state_dict(_part(file, "network."), strict=False)
-        tower = TextTower(TextConfig(**json.loads(metadata["text"])))
-        tower.load_state_dict(_part(file, "text."))
-    return network.eval().requires_grad_(False), tower.eval().requires_grad_(False)
+        network = PocketNetwork(PocketConfig(**json.loads(file.metadata()["network"])))
+        counters = {name: value for name, value in network.state_dict().items() if name.endswith(UNSAVED)}
+        network.load_state_dict({**_part(file, "network."), **counters})
+    return network.eval().requires_grad_(False)
 
 
 def read_text_tower(path: Path) -> tuple[TextTower, Tokenizer]:

@@ -10,15 +10,14 @@ side q, e, g at strides 4, 8, 16.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-import timm
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig
-from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2PromptEncoder, Sam2TwoWayTransformer
+
+from anymask.models.efficientnet import EfficientNetLite
+from anymask.models.two_way import ChannelNorm, FeedForward, PromptEncoder, TwoWayTransformer
 
 DRAWN_CHANNELS = 7  # positive disks, negative disks, box filled, box edge, previous mask, "has a mask", text score
 
@@ -49,7 +48,7 @@ class PocketConfig:
 CONFIGS = {
     "pocket": PocketConfig(),
     "tiny": PocketConfig(
-        encoder="test_efficientnet", image_size=64, width=32, width_s8=16, width_s4=8, text_width=16, heads=2, mlp=32
+        encoder="tiny", image_size=64, width=32, width_s8=16, width_s4=8, text_width=16, heads=2, mlp=32
     ),
 }
 
@@ -99,9 +98,8 @@ class PocketNetwork(nn.Module):
     def __init__(self, config: PocketConfig) -> None:
         super().__init__()
         self.config = config
-        encoder: Any = timm.create_model(config.encoder, features_only=True, out_indices=(1, 2, 3, 4))
-        self.encoder: nn.Module = encoder
-        self.pyramid = Pyramid(encoder.feature_info.channels(), config)
+        self.encoder = EfficientNetLite(config.encoder)
+        self.pyramid = Pyramid(self.encoder.channels, config)
         self.text_score = TextScore(config)
         self.decoder = PocketDecoder(config)
 
@@ -110,10 +108,6 @@ class PocketNetwork(nn.Module):
         if side % 32 or side < 64:
             raise ValueError(f"the input size must be a multiple of 32 from 64 on, got {side}")
         self.config = self.decoder.config = self.decoder.drawing.config = replace(self.config, image_size=side)
-        prompt_encoder = self.decoder.prompt_encoder
-        prompt_encoder.input_image_size = side
-        prompt_encoder.image_embedding_size = (side // 16, side // 16)
-        prompt_encoder.mask_input_size = (side // 4, side // 4)
 
     def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> PocketFeatures:
         """Features of RGB images in -1 to 1."""
@@ -184,27 +178,17 @@ class PocketDecoder(nn.Module):
         super().__init__()
         d, d8, d4 = config.width, config.width_s8, config.width_s4
         self.config = config
-        self.prompt_encoder = Sam2PromptEncoder(
-            Sam2PromptEncoderConfig(hidden_size=d, image_size=config.image_size, patch_size=16, mask_input_channels=16)
-        )
+        self.prompt_encoder = PromptEncoder(d)
         self.drawing = Drawing(config)
         self.text_token = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, d))
         self.output_tokens = nn.Embedding(2 + config.mask_tokens, d)  # presence, IoU, masks
         self.mix16 = Mix(d)
-        self.transformer = Sam2TwoWayTransformer(
-            Sam2MaskDecoderConfig(
-                hidden_size=d,
-                mlp_dim=config.mlp,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                attn_implementation="eager",  # type: ignore[call-arg]  # PreTrainedConfig reads it
-            )
-        )
+        self.transformer = TwoWayTransformer(d, config.heads, config.mlp, config.layers)
         self.up8, self.norm8, self.mix8 = nn.ConvTranspose2d(d, d8, 2, 2), ChannelNorm(d8), Mix(d8)
         self.up4, self.norm4, self.mix4 = nn.ConvTranspose2d(d8, d4, 2, 2), ChannelNorm(d4), Mix(d4)
-        self.hypernetworks = nn.ModuleList([Sam2FeedForward(d, d, d4, 3) for _ in range(config.mask_tokens)])
-        self.iou_head = Sam2FeedForward(2 * d, d, 1, 3)
-        self.presence_head = Sam2FeedForward(d, d, 1, 3)
+        self.hypernetworks = nn.ModuleList([FeedForward(d, d, d4, 3) for _ in range(config.mask_tokens)])
+        self.iou_head = FeedForward(2 * d, d, 1, 3)
+        self.presence_head = FeedForward(d, d, 1, 3)
 
     def forward(
         self,
@@ -228,12 +212,14 @@ class PocketDecoder(nn.Module):
         """Output tokens, clicks, box corners (labels 2 and 3 of SAM's point embedding) and text tokens."""
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
-        points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1) - 0.5  # SAM's encoder adds the half
+        points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1) / self.config.image_size
         labels = torch.cat([prompts.labels, corner_labels], dim=1)
-        sparse, _ = self.prompt_encoder(points[:, None], labels[:, None], None, None)
+        # SAM adds one padding point to every prompt
+        points, labels = functional.pad(points, (0, 0, 0, 1)), functional.pad(labels, (0, 1), value=-1)
+        sparse = self.prompt_encoder(points, labels)
         text = self.text_token(prompts.text_tokens)
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
-        return torch.cat([self.output_tokens.weight.expand(n, -1, -1), sparse[:, 0], text], dim=1)
+        return torch.cat([self.output_tokens.weight.expand(n, -1, -1), sparse, text], dim=1)
 
     def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d g g"]:
         none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
@@ -244,11 +230,9 @@ class PocketDecoder(nn.Module):
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         side = image.shape[-1]
-        steps = (torch.arange(side, device=image.device) + 0.5) / side
-        grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1)
-        position = self.prompt_encoder.shared_embedding(grid[None].to(image.dtype)).permute(0, 3, 1, 2)
-        out, flat = self.transformer(tokens[:, None], image, position.expand(len(image), -1, -1, -1), None)
-        return out[:, 0], flat[:, 0].transpose(1, 2).unflatten(2, (side, side))
+        position = self.prompt_encoder.shared_embedding.grid(side)
+        tokens, flat = self.transformer(tokens, image.flatten(2).transpose(1, 2), position)
+        return tokens, flat.transpose(1, 2).unflatten(2, (side, side))
 
 
 class Drawing(nn.Module):
@@ -306,14 +290,6 @@ class Mix(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         mixed: Tensor = x + self.conv(functional.relu(x))
         return mixed
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of an image."""
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        normed: Tensor = super().forward(x.permute(0, 2, 3, 1))
-        return normed.permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Shaped[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:

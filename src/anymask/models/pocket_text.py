@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from safetensors.torch import save
-from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+
+from anymask.models.bert import Bert
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class TextTower(nn.Module):
     def __init__(self, config: TextConfig = TextConfig()) -> None:
         super().__init__()
         self.config = config
-        self.transformer = BertModel(_bert_config(config), add_pooling_layer=False)
+        sizes = (config.vocab_size, config.width, config.layers, config.heads, config.intermediate, config.max_tokens)
+        self.transformer = Bert(*sizes)
         self.projection = nn.Linear(config.width, config.teacher_width)
 
     def token_embeddings(self, token_ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
@@ -69,7 +70,7 @@ class TextTower(nn.Module):
         if embeddings.shape[1] > self.config.max_tokens:
             limit = self.config.max_tokens
             raise ValueError(f"a phrase may have at most {limit} tokens, got {embeddings.shape[1]}: shorten the text")
-        tokens = self.transformer(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        tokens = self.transformer(embeddings, mask)
         return TextFeatures(tokens, mask, mean_of_tokens(tokens, mask))
 
     def sentence_vectors(self, features: TextFeatures) -> Float[Tensor, "b t"]:
@@ -83,6 +84,8 @@ class Tokenizer:
     def __init__(self, vocabulary: Path, max_tokens: int = 32) -> None:
         if not vocabulary.is_file():
             raise FileNotFoundError(f"the vocabulary must be a file with one word piece a line, got {vocabulary}")
+        from tokenizers import BertWordPieceTokenizer  # not loaded where no text is asked for
+
         self._tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding()
@@ -115,17 +118,3 @@ def load_text_tower(path: Path) -> TextTower:
         tower = TextTower(TextConfig(**json.loads(file.metadata()["config"])))
         tower.load_state_dict({name: file.get_tensor(name).float() for name in tower.state_dict()})
     return tower.eval()
-
-
-def _bert_config(config: TextConfig) -> BertConfig:
-    return BertConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=config.intermediate,
-        max_position_embeddings=config.max_tokens,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,10 +38,14 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Decoded:
-    """n prompts of one image, c candidate masks each (1, or more with `multimask_output`), in the model's frame."""
+    """n prompts of one image, c candidate masks each (1, or more with `multimask_output`), in the model's frame.
+
+    `limits` are boxes in original pixels that the masks must not leave, for a family that holds a box to be one.
+    """
 
     logits: Float[Tensor, "n c lh lw"]
     predicted_iou: Float[Tensor, "n c"]
+    limits: Float[np.ndarray, "n 4"] | None = None
 
 
 @dataclass(frozen=True)
