@@ -14,24 +14,28 @@ import anymask
 from anymask import Masks, Prompt
 
 PHOTOS = {
-    "chelsea": (Prompt.text("cat"), Prompt.point(170, 115), Prompt.box(0, 0, 375, 300)),
-    "coffee": (Prompt.text("cup"), Prompt.point(365, 285), Prompt.box(172, 15, 410, 310)),
-    "astronaut": (Prompt.text("person"), Prompt.point(110, 330), Prompt.box(350, 0, 458, 285)),
-    "rocket": (Prompt.text("rocket"), Prompt.point(321, 250), Prompt.box(304, 122, 344, 408)),
+    "chelsea-text": Prompt.text("cat"),
+    "chelsea-click": Prompt.point(170, 115),
+    "coffee-text": Prompt.text("bowl"),
+    "coffee-click": Prompt.points([(290, 60), (365, 285)], [1, 0]),
+    "coffee-box": Prompt.box(172, 15, 410, 310),
+    "astronaut-text": Prompt.text("person"),
+    "astronaut-click": Prompt.points([(110, 330), (420, 420)], [1, 0]),
+    "astronaut-box": Prompt.box(350, 0, 458, 285),
+    "rocket-click": Prompt.points([(322, 150), (322, 220), (322, 300), (322, 380)]),
+    "rocket-box": Prompt.box(304, 122, 344, 408),
 }
-KINDS = ("text", "click", "box")
 
 
 def main(folder: Path) -> None:
     """Segments every photo by every prompt, saves the results and says what was found where."""
     started = time.perf_counter()
     model = anymask.load("pocket")
-    for name, prompts in PHOTOS.items():
-        image = anymask.read_image(getattr(data, name)())  # of scikit-image
-        for kind, prompt in zip(KINDS, prompts, strict=True):
-            masks = anymask.segment(image, prompt, model=model)
-            anymask.save(masks, image, folder, f"{name}-{kind}", ["overlay", "coco", "labelmap"], prompts=[prompt])
-            print(f"{name:10s} {kind:6s} {described(prompt):24s} {found(masks)}")
+    for name, prompt in PHOTOS.items():
+        image = anymask.read_image(getattr(data, name.split("-")[0])())
+        masks = anymask.segment(image, prompt, model=model)
+        anymask.save(masks, image, folder, name, ["overlay", "coco", "labelmap"], prompts=[prompt])
+        print(f"{name:16s} {described(prompt):26s} {found(masks)}")
     print(f"Overlays, COCO files and label maps are in {folder}/ ({time.perf_counter() - started:.1f} s)")
 
 
@@ -39,17 +43,15 @@ def described(prompt: Prompt) -> str:
     """The prompt in a few signs."""
     if prompt.name is not None:
         return f'"{prompt.name}"'
-    numbers = prompt.point_coords[0].tolist() if prompt.box_coords is None else prompt.box_coords
-    return ",".join(f"{number:g}" for number in numbers)
+    if prompt.box_coords is not None:
+        return "box " + ",".join(f"{side:g}" for side in prompt.box_coords)
+    return f"clicks {prompt.point_labels.tolist()}"
 
 
 def found(masks: Masks) -> str:
     """The box and size of every mask."""
-    rows = zip(masks.boxes.tolist(), masks.areas.tolist(), masks.scores.tolist(), strict=True)
-    places = [
-        f"{area} pixels in {x0:g},{y0:g},{x1:g},{y1:g} (score {score:.2f})" for (x0, y0, x1, y1), area, score in rows
-    ]
-    return "; ".join(places) or "nothing"
+    rows = zip(masks.areas, masks.boxes.astype(int).tolist(), masks.scores, strict=True)
+    return "; ".join(f"{area} pixels in {box} (score {score:.2f})" for area, box, score in rows) or "nothing"
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ IMAGE = Image(np.zeros((40, 60, 3), np.uint8))
 
 
 def test_an_object_gets_one_name_and_the_surer_one() -> None:
+    assert segment(IMAGE, text=["b", "a"], model=KnownModel()).ids.tolist() == [1, 2]
     masks = segment(IMAGE, text=["a", "b", "none"], model=KnownModel())
     assert masks.labels == ("a", "b")
     assert masks.boxes.tolist() == [[0, 0, 30, 20], [30, 20, 60, 40]]

@@ -1,6 +1,7 @@
 """The public `segment`: an image and prompts of any kind to masks, with any model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -96,7 +97,8 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
     masks = Masks.concat([empty, *rows])
     against = [_rows(grounded, features, "", False) for grounded in refused if grounded.presence >= PRESENCE_THRESHOLD]
     masks = _without(masks, Masks.concat([empty, *against]))
-    return masks if semantic else _one_name_each(masks)
+    kept = masks if semantic else _one_name_each(masks)
+    return replace(kept, ids=np.arange(1, len(kept) + 1))
 
 
 def collect_prompts(
@@ -172,12 +174,4 @@ def _numbered(parts: Sequence[Masks]) -> Masks:
         return parts[0]
     first, second = parts
     moved = second.ids + (first.ids.max() if len(first) else 0)
-    joined = Masks.concat(parts)
-    return Masks.from_rles(
-        joined.rles,
-        joined.size,
-        scores=joined.scores,
-        labels=joined.labels,
-        ids=np.concatenate([first.ids, moved]),
-        logits=joined.logits,
-    )
+    return replace(Masks.concat(parts), ids=np.concatenate([first.ids, moved]))
