@@ -1,7 +1,6 @@
 """The catalogue of models, and `load`: one name, file or folder to a ready model."""
 
 import difflib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ CATALOGUE: dict[str, Entry] = {
         family="pocket",
         note="small, shipped inside the package, works offline",
         licence="see the model card: docs/pocket.md",
-        megabytes=18.5,
+        megabytes=19.2,
         path=SHIPPED / "pocket.safetensors",
         capabilities=PocketModel.capabilities,
         read=_read_pocket,
@@ -116,11 +115,6 @@ def check_pocket_file(path: Path) -> Path:
             f"{path} is no pocket model: its metadata must name network and text, got {sorted(metadata)}"
         )
     return path
-
-
-def missing_extras(names: tuple[str, ...]) -> list[str]:
-    """Of these packages, the ones that are not installed."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def _unknown(name: str, path: Path) -> Exception:

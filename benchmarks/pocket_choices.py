@@ -1,0 +1,116 @@
+"""What each choice around pocket's network is worth, on a labelled set: docs/pocket.md quotes the table this prints.
+
+    python benchmarks/pocket_choices.py --images val --annotations val.json
+
+- a box as a limit of the mask, and the shift of its logits, for tight and for jittered boxes;
+- a lone click answered by the best of all four masks or of the three for ambiguous prompts, by predicted IoU;
+- the presence threshold of names: union IoU on names present, false positives on names absent.
+Sources that the set marks as not trained on are left out.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import anymask
+from anymask.data.coco import CocoSet, read_coco
+from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.models.pocket import BOX_SHIFT, PocketModel
+from anymask.ops import metrics
+from anymask.ops.boxes import jittered
+from anymask.ops.clicks import first_click
+from anymask.prompting import place, predict
+from anymask.types import Features, Image, Masks, Prompt
+
+THRESHOLDS = (0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)
+
+
+def main() -> None:
+    """Measures all three in one pass over the images, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    model = anymask.load("pocket", device="cpu")
+    assert isinstance(model, PocketModel)
+    ious: dict[str, list[float]] = {}
+    names: list[tuple[bool, float, float]] = []
+    rng = np.random.default_rng(0)
+    for dataset, index in images(read_coco(args.annotations, args.images), args.limit):
+        entry = dataset.images[index]
+        image, truth = anymask.read_image(dataset.path(entry)), dataset.masks(entry)
+        features = model.encode([image])[0]
+        for name, values in (boxes(model, features, truth, image, rng) | clicks(model, features, truth)).items():
+            ious.setdefault(name, []).extend(values.tolist())
+        names += asked(model, features, truth, draw_absent_names(dataset, entry, rng))
+    for name, values in ious.items():
+        print(f"{name:34s} {np.mean(values):.4f}  ({len(values)} masks)")
+    present, presence, iou = (np.asarray(column) for column in zip(*names, strict=True))
+    for threshold in THRESHOLDS:
+        yes = presence >= threshold
+        text, false = np.where(yes, iou, 0)[present].mean(), (yes & (iou > 0))[~present].mean()
+        print(f"presence >= {threshold:4.2f}: text IoU {text:.4f}, false positives {false:.4f}")
+
+
+def images(dataset: CocoSet, limit: int | None) -> Iterator[tuple[CocoSet, int]]:
+    """Images of sources in training."""
+    rows = [i for i, e in enumerate(dataset.images) if dataset.sources.get(e.source, {}).get("in_train", True)]
+    for row in rows[:limit]:
+        yield dataset, row
+
+
+def boxes(
+    model: PocketModel, features: Features, truth: Masks, image: Image, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """IoU without a limit, with it, and with limit and shift, for tight boxes and two sizes of jitter."""
+    targets, found = truth.masks, {}
+    for jitter in (0.0, 0.05, 0.1):
+        given = jittered(truth.boxes, jitter, image.size, rng) if jitter else truth.boxes
+        decoded = model.decode([features], [[Prompt.box(*box) for box in given.tolist()]])[0]
+        logits = np.concatenate([place(low, features.frame).numpy() for low in decoded.logits]) - BOX_SHIFT
+        inside = np.zeros_like(targets)
+        for row, box in enumerate(given):
+            x0, y0, x1, y1 = np.round(box).astype(int)
+            inside[row, max(0, y0) : y1, max(0, x0) : x1] = True
+        found[f"box, jitter {jitter}: free"] = metrics.iou(logits > 0, targets)
+        found[f"box, jitter {jitter}: limited"] = metrics.iou((logits > 0) & inside, targets)
+        found[f"box, jitter {jitter}: and shifted"] = metrics.iou((logits > -BOX_SHIFT) & inside, targets)
+    return found
+
+
+def clicks(model: PocketModel, features: Features, truth: Masks) -> dict[str, np.ndarray]:
+    """IoU of one click: best of four and of three by predicted IoU, and the best there was of three."""
+    targets = truth.masks
+    prompts = [Prompt.point(*first_click(target)) for target in targets]
+    four, three = predict(model, features, prompts), predict(model, features, prompts, multimask_output=True)
+    every = metrics.iou(three.masks, targets[three.ids - 1]).reshape(len(targets), -1)
+    return {
+        "click: best of four": metrics.iou(four.masks, targets),
+        "click: best of three": metrics.iou(three.best().masks, targets),
+        "click: oracle of three": every.max(axis=1),
+    }
+
+
+def asked(model: PocketModel, features: Features, truth: Masks, absent: list[str]) -> list[tuple[bool, float, float]]:
+    """(present, presence, IoU of the union; for an absent name 1 if the union is not empty) of every name."""
+    present = present_names(truth)
+    names = [*present, *absent]
+    if not names:
+        return []
+    rows = []
+    grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
+    for name, one in zip(names, grounded, strict=True):
+        union = (place(one.semantic_logits[None], features.frame) > 0).numpy()
+        target = truth[[i for i, label in enumerate(truth.labels) if label == name]].masks.any(axis=0)
+        score = float(metrics.iou(union, target[None])[0]) if name in present else float(union.any())
+        rows.append((name in present, one.presence, score))
+    return rows
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
