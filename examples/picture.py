@@ -19,7 +19,7 @@ TILES = (
 HEIGHT = 300
 
 
-def main(path: Path) -> None:
+def main(folder: Path) -> None:
     """Segments, draws, and saves one row of pictures."""
     model = anymask.load("pocket")
     tiles = []
@@ -28,10 +28,10 @@ def main(path: Path) -> None:
         drawn = anymask.draw(image, anymask.segment(image, prompts, model=model), prompts=prompts)
         h, w = image.size
         tiles.append(np.asarray(PillowImage.fromarray(drawn.pixels).resize((w * HEIGHT // h, HEIGHT))))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PillowImage.fromarray(np.hstack(tiles)).save(path)
-    print(f"wrote {path}")
+    folder.mkdir(parents=True, exist_ok=True)
+    PillowImage.fromarray(np.hstack(tiles)).save(folder / "masks.png")
+    print(f"wrote {folder / 'masks.png'}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images/masks.png"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images"))
