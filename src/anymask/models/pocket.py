@@ -19,13 +19,12 @@ from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt
 
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
-BOX_SHIFT = 0.5  # added to the logits of a box prompt, whose mask ends at the box (docs/pocket.md has the ablation)
 MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 
 NOTES = {
-    "boxes": "the mask ends at the box, grown to hold the positive points given with it",
+    "boxes": "the mask ends at the box, grown to its positive points; an unsure mask fills more of the box",
     "negative points": "lower the mask around them",
     "text": "instances are peaks of a score map, each decoded with the name; the names seen in training work best",
     "negative text": "what a negative name claims more surely is taken away",
@@ -93,7 +92,8 @@ class PocketModel:
         stacked = _stack(features)
         for rows in _alike([prompt for _, prompt in flat]):
             part = self._play(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
-            logits[rows], predicted_iou[rows] = part.logits, part.predicted_iou
+            shift = box_shift(part.predicted_iou)[..., None, None] if _is_box_alone(flat[rows[0]][1]) else 0.0
+            logits[rows], predicted_iou[rows] = part.logits + shift, part.predicted_iou
         pairs = zip(logits.split(counts), predicted_iou.split(counts), features, prompts, strict=True)
         return [Decoded(low, iou, _limits(one.frame, some)) for low, iou, one, some in pairs]
 
@@ -139,7 +139,6 @@ class PocketModel:
     ) -> Decoded:
         prompts = self._tensors(flat)
         output = self.network.decode(stacked, rows, prompts)
-        output.logits.add_(BOX_SHIFT * prompts.has_box[:, None, None, None])
         if multimask:
             return Decoded(output.logits[:, 1:].cpu(), output.predicted_iou[:, 1:].cpu())
         lone = ((prompts.labels >= 0).sum(1) == 1) & ~prompts.has_box & ~prompts.has_mask & ~prompts.has_text
@@ -260,6 +259,19 @@ def _title(prompt: Prompt) -> str:
 
 def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
+
+
+def box_shift(predicted_iou: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """What is added to the logits of a box alone: the less sure the network is of its mask, the more it fills the box.
+
+    A mask that ends at its box cannot spill, so a lower threshold is right, and an unsure mask is worse than the whole
+    box. The three numbers are from the ablation in docs/pocket.md.
+    """
+    return 0.75 + 60 * (0.8 - predicted_iou).clamp(min=0).square()
+
+
+def _is_box_alone(prompt: Prompt) -> bool:
+    return prompt.box_coords is not None and prompt.mask_input is None and not len(prompt.point_coords)
 
 
 def _limits(frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]:
