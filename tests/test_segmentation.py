@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded
@@ -117,5 +118,9 @@ def test_unknown_models_are_named_with_the_nearest(tmp_path) -> None:  # type: i
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         load(tmp_path / "x.safetensors")
+    metadata = {"network": "{}", "text": "{}"}
+    save_file({"network.x": torch.zeros(2)}, tmp_path / "y.safetensors", metadata)
+    with pytest.raises(CheckpointError, match="y.safetensors holds no whole pocket model"):
+        load(tmp_path / "y.safetensors")
     with pytest.raises(ValueError, match="device must be one of auto, cpu"):
         load("pocket", device="abacus")

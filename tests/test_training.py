@@ -213,6 +213,26 @@ def test_the_small_crop_comes_first(data: Path, tmp_path: Path) -> None:
         assert json.loads(file.metadata()["network"])["image_size"] == 96
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"exclude_source": ("nosuch",)}, "sources to leave out must be in .*: nosuch is none of"),
+        ({"device": "abacus"}, "device must be one of"),
+    ],
+)
+def test_nonsense_is_refused(data: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        next(iter(train_pocket(settings(data, tmp_path, **changes))))
+
+
+def test_files_that_are_no_weights_are_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no PyTorch file of weights"):
+        next(iter(train_pocket(settings(data, tmp_path))))
+
+
 def test_sizes_are_checked(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="side a multiple of 32, got tiny, 50"):
         next(iter(train_pocket(settings(data, tmp_path, side=50))))

@@ -1,6 +1,7 @@
 """`anymask evaluate promptable`: how well a model answers clicks, boxes and names, as table, JSON and Report file."""
 
 import argparse
+import os
 from pathlib import Path
 
 from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
@@ -53,6 +54,8 @@ def _check_output(path: Path) -> None:
         raise ValueError(f"-o must be the name of a JSON file, got the folder {path}: give {path / 'report.json'}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}: make it, or give another -o")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"cannot write to {path.parent}: give another -o")
 
 
 PROMPTABLE = Command(

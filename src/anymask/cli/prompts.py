@@ -125,7 +125,7 @@ def _mask(value: str) -> Prompt:
 
 
 def _object_number(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
+    if not value.isdecimal() or not 1 <= int(value) < 2**31:
         raise ValueError(f"--object must be a whole number from 1 on, got {value!r}")
     return int(value)
 

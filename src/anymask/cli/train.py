@@ -80,7 +80,8 @@ def _start(args: argparse.Namespace, settings: Any) -> None:
     checkpoint = args.output / "checkpoint.pt"
     if checkpoint.is_file() and not args.resume:
         raise ValueError(f"{checkpoint} is of an earlier run: add --resume to go on with it, or give another -o")
-    write_settings(args.output, settings)
+    if not checkpoint.is_file():  # a resumed run keeps the record of how it began
+        write_settings(args.output, settings)
 
 
 def _follow(
@@ -100,7 +101,9 @@ def _follow(
             return INTERRUPTED
     finite = {key: value for key, value in metrics.items() if value == value}
     if args.json:
-        show_json({"weights": str(weights), "step": step, "metrics": finite})
+        show_json({"weights": str(weights), "step": step or None, "metrics": finite})
+    elif not step:
+        print(f"{weights} was trained already: give more --steps to go on")
     else:
         print(f"{weights} is trained; {_numbers(finite)}; the curve is in {args.output / 'curve.csv'}")
     return DONE

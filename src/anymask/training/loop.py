@@ -3,6 +3,7 @@
 import copy
 import csv
 import io
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,16 +41,26 @@ class MovingAverage(Generic[M]):
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Writes the whole state or nothing."""
+    buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
+    torch.save(dict(state), buffer)
     with write_whole(path) as temporary:
-        torch.save(dict(state), temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The state saved at `path`, None if there is none. Only tensors and plain values are read."""
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    state: dict[str, Any] = read_tensors(path)
     return state
+
+
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, tensors and plain values only; ValueError names a file that is something else."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no PyTorch file of weights: give another, or remove it") from error
 
 
 class Curve:

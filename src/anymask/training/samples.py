@@ -3,7 +3,6 @@
 A sample is a function of (seed, index) alone, so a resumed run sees exactly the samples that it has not seen yet.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.utils.data import Dataset
 
+from anymask.data.files import read_json
 from anymask.ops import clicks, rle
 
 NO_NAME = "object"  # the category of class-agnostic regions; never a text prompt
@@ -47,9 +47,14 @@ class Picture:
 
 def read_pictures(images: Path, annotations: Path, exclude_sources: Sequence[str] = ()) -> list[Picture]:
     """The annotated images of a COCO-format set with the optional fields of our data (source, text_exhaustive)."""
-    document = json.loads(annotations.read_text())
+    document = read_json(annotations)
     names = {category["id"]: category["name"] for category in document["categories"]}
     sources = {source["name"]: source for source in document.get("sources", [])}
+    known = {image.get("source", "") for image in document["images"]}
+    if unknown := sorted(set(exclude_sources) - known):
+        raise ValueError(
+            f"sources to leave out must be in {annotations}: {', '.join(unknown)} is none of {sorted(known)}"
+        )
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
         if not annotation.get("iscrowd", 0):
