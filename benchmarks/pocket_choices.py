@@ -78,6 +78,7 @@ def boxes(
         for row, box in enumerate(given):
             x0, y0, x1, y1 = np.round(box).astype(int)
             inside[row, max(0, y0) : y1, max(0, x0) : x1] = True
+        found[f"box, jitter {jitter}: the whole box"] = metrics.iou(inside, targets)
         found[f"box, jitter {jitter}: free"] = metrics.iou(logits > 0, targets)
         found[f"box, jitter {jitter}: limited"] = metrics.iou((logits > 0) & inside, targets)
         found[f"box, jitter {jitter}: shifted by 0.75"] = metrics.iou((logits > -0.75) & inside, targets)

@@ -1,6 +1,6 @@
 """`python -m anymask`: the same as the command `anymask`."""
 
-from anymask.cli.main import main
+from anymask.cli.main import command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

@@ -1,5 +1,6 @@
 """`anymask COMMAND ...`: finds the command, loads its module alone, and turns what goes wrong into an exit code."""
 
+import atexit
 import difflib
 import os
 import sys
@@ -42,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
     return code
+
+
+def command() -> None:
+    """The command `anymask`: `main`, then out without tearing torch down, which touches another 0.1 GB of memory."""
+    code = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _dispatch(words: list[str]) -> int:
