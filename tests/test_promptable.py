@@ -120,23 +120,23 @@ def test_clicks_stop_when_good_enough_but_not_before_the_fixed_ones(folder):
     model = Oracle(mask=nine_tenths_of_the_first)
     record = run(model, folder, limit=1, clicks=3, noc_clicks=6)[0]
     rounds = [prompts for prompts in model.asked if len(prompts[0].point_coords) and len(prompts) > 1]
-    assert [len(prompts) for prompts in rounds] == [3, 3, 3, 2, 2, 2]
-    assert [len(prompts[0].point_coords) for prompts in rounds] == [1, 2, 3, 4, 5, 6]
+    assert [len(prompts) for prompts in rounds] == [3, 3, 3, 3, 2, 2, 2]
+    assert [len(prompts[0].point_coords) for prompts in rounds] == [1, 1, 2, 3, 4, 5, 6]  # candidates first
     assert record.values["noc85"].tolist() == [1, 6, 6]
     assert "click5_miou" not in record.values
 
 
-def test_the_surest_candidate_counts_and_the_best_one_stands_beside_it(folder):
-    """Candidates: half of the object for sure, all of it less surely, nothing."""
+def test_what_the_model_gives_counts_and_the_best_candidate_stands_beside_it(folder):
+    """By itself the model gives the object; its candidates are half of it, and nothing."""
 
-    def half_is_surest(mask):
+    def half_at_best(mask):
         half = mask & (np.cumsum(mask, axis=1) * 2 <= mask.sum(axis=1, keepdims=True))
-        return [(half, 0.9), (mask, 0.7), (mask & False, 0.1)]
+        return [(mask & False, 0.9), (half, 0.7), (mask & False, 0.1)]
 
-    record = run(Oracle(candidates=half_is_surest), folder)[0]
-    np.testing.assert_allclose(record.values["click1_miou"], 0.5)
-    np.testing.assert_allclose(record.values["click1_best_miou"], 1.0)
-    assert record.values["noc80"].tolist() == [2, 2, 2]
+    record = run(Oracle(candidates=half_at_best), folder)[0]
+    np.testing.assert_allclose(record.values["click1_miou"], 1.0)
+    np.testing.assert_allclose(record.values["click1_best_miou"], 0.5)
+    assert record.values["noc80"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("model", [Oracle(mask=rows_by_clicks), Oracle(mask=everything)])
