@@ -49,8 +49,9 @@ def command() -> None:
     """The command `anymask`: `main`, then out without tearing torch down, which touches another 0.1 GB of memory."""
     code = main()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None where it was closed before the start
+            stream.flush()
     os._exit(code)
 
 
