@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from anymask.ops.tables import align
+
 # Exit codes (DESIGN.md, section 5).
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -67,15 +69,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows under the names of their columns; numbers to the right, floats with three digits."""
     columns = list(rows[0])
     lines = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    is_text = [any(isinstance(row[column], str) for row in rows) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(line, widths, is_text, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    return align(lines, [any(isinstance(row[column], str) for row in rows) for column in columns])
 
 
 def _cell(value: object) -> str:

@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from anymask.data.files import read_json, write_json
+from anymask.ops.tables import align
 from anymask.types import Report
 
 PACKAGES = ("anymask", "torch", "torchvision", "transformers", "timm", "numpy", "opencv-python-headless", "pycocotools")
@@ -130,15 +131,7 @@ def _aligned(rows: Sequence[Mapping[str, Any]]) -> str:
     deep = max(len(head) for head in heads)
     lines = [[head[i - deep + len(head)] if i >= deep - len(head) else "" for head in heads] for i in range(deep)]
     lines += [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    texts = [isinstance(rows[0][column], str) and i == 0 for i, column in enumerate(columns)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if is_text else cell.rjust(width)
-            for cell, width, is_text in zip(line, widths, texts, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    return align(lines, [isinstance(rows[0][column], str) and i == 0 for i, column in enumerate(columns)])
 
 
 def _piped(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from anymask.data.files import write_whole
 from anymask.models.bert import Bert
 
 
@@ -107,9 +108,9 @@ def mean_of_tokens(tokens: Float[Tensor, "b l c"], mask: Bool[Tensor, "b l"]) ->
 def save_text_tower(tower: TextTower, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes the weights as float16 safetensors, with the config as JSON in the metadata."""
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in tower.state_dict().items()}
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(save(tensors, {"config": json.dumps(asdict(tower.config)), **(metadata or {})}))
-    temporary.replace(path)
+    whole = save(tensors, {"config": json.dumps(asdict(tower.config)), **(metadata or {})})
+    with write_whole(path) as temporary:
+        temporary.write_bytes(whole)
 
 
 def load_text_tower(path: Path) -> TextTower:

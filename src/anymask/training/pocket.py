@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anymask.data.coco import UNNAMED
 from anymask.models.load import pick_device
 from anymask.models.pocket_files import read_text_tower, save_pocket
 from anymask.models.pocket_network import (
@@ -34,7 +35,7 @@ from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, read_tensors, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
-from anymask.training.samples import NO_NAME, PocketSamples, SampleSettings, read_pictures
+from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable
 from anymask.training.validation import quick_validation
 
@@ -181,7 +182,7 @@ class _Run:
     def _read_data(self) -> PhraseTable:
         settings = self.settings
         self.pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
-        names = sorted({n for p in self.pictures for n in (*p.names, *p.absent)} - {NO_NAME})
+        names = sorted({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED})
         table, self.phrases = phrase_table(self.tower, self.tokenizer, names, self.config.text_slots)
         return table
 

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.utils.data import Dataset
 
+from anymask.data.coco import UNNAMED
 from anymask.data.files import read_json
 from anymask.ops import clicks, rle
-
-NO_NAME = "object"  # the category of class-agnostic regions; never a text prompt
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _picture(
     source = sources.get(image.get("source", ""), {})
     present = tuple(names[a["category_id"]] for a in annotations)
     exhaustive = bool(source.get("text_exhaustive", False))
-    hidden = {*present, *image.get("crowd_categories", ()), NO_NAME}
+    hidden = {*present, *image.get("crowd_categories", ()), UNNAMED}
     absent = tuple(name for name in source.get("names", ()) if name not in hidden) if exhaustive else ()
     encoded = tuple(a["segmentation"] for a in annotations)
     return Picture(folder / image["file_name"], image.get("source", ""), encoded, present, absent, exhaustive)
@@ -155,12 +154,12 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     ) -> tuple[list[int], Float[np.ndarray, "k q q"], list[int]]:
         """Names to ask for: half of them present. `present` is 1, 0, or -1 where nothing may be asked."""
         quarter = self.settings.side // 4
-        there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4 and name != NO_NAME}
+        there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4 and name != UNNAMED}
         partly = {name for name, area in zip(crop.names, areas, strict=True) if area > 0}
         gone = {name for name in crop.names if name not in partly} if crop.exhaustive else set()
         yes, no = (
             list(rng.permutation(sorted(there))),
-            list(rng.permutation(sorted((crop.absent | gone) - partly - {NO_NAME}))),
+            list(rng.permutation(sorted((crop.absent | gone) - partly - {UNNAMED}))),
         )
         wanted = yes[: max(1, self.settings.names // 2)]
         wanted += no[: self.settings.names - len(wanted)]
@@ -216,7 +215,7 @@ def _paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
     left = np.minimum(crop.targets, 1 - target)
     name = donor.names[row]
     speakable = crop.exhaustive and (name in crop.absent or name in crop.names)
-    names = [*crop.names, name if speakable else NO_NAME]
+    names = [*crop.names, name if speakable else UNNAMED]
     return Crop(pixels, np.concatenate([left, target[None]]), names, crop.absent - {name}, crop.exhaustive)
 
 

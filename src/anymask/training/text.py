@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from anymask.models.pocket_text import TEXT_CONFIGS, TextTower, Tokenizer, mean_of_tokens, save_text_tower
+from anymask.training.loop import load_checkpoint, save_checkpoint
 from anymask.training.phrases import COCO_NAMES, Phrases, build_phrases
 
 
@@ -251,9 +253,9 @@ def _schedule(progress: float, warmup: float) -> float:
 
 def _resume(tower: TextTower, optimizer: torch.optim.Optimizer, settings: TextSettings) -> int:
     path = settings.output / "checkpoint.pt"
-    if not path.is_file():
+    checkpoint = load_checkpoint(path)
+    if checkpoint is None:
         return 0
-    checkpoint = torch.load(path, weights_only=True, map_location=settings.device)
     if checkpoint["settings"] != _comparable(settings):
         raise ValueError(f"{path} was made with other settings: give the same ones to go on, or another output folder")
     tower.load_state_dict(checkpoint["tower"])
@@ -262,10 +264,9 @@ def _resume(tower: TextTower, optimizer: torch.optim.Optimizer, settings: TextSe
 
 
 def _save_checkpoint(tower: TextTower, optimizer: torch.optim.Optimizer, settings: TextSettings, epoch: int) -> None:
-    path = settings.output / "checkpoint.pt"
-    state = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "epoch": epoch, "settings": _comparable(settings)}, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    state: dict[str, Any] = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"epoch": epoch, "settings": _comparable(settings)}
+    save_checkpoint(settings.output / "checkpoint.pt", state)
 
 
 def _comparable(settings: TextSettings) -> str:
