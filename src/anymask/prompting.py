@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from anymask.models.protocol import CropBox, Decoded, Model
 from anymask.ops import resize
@@ -14,13 +15,23 @@ from anymask.types import Features, Frame, Image, Masks, Prompt, Size
 STABILITY_OFFSET = 1.0
 
 
-def predict(model: Model, features: Features, prompts: Sequence[Prompt], *, multimask_output: bool = False) -> Masks:
-    """One mask per prompt, in order, ids from 1; with `multimask_output` several rows share the id of their prompt."""
+def predict(
+    model: Model, features: Features, prompts: Sequence[Prompt], *, multimask_output: bool | None = None
+) -> Masks:
+    """One mask per prompt, in order, ids from 1; with `multimask_output` several rows share the id of their prompt.
+
+    None, the default, takes the surest candidate of a lone click, which may mean a part or the whole; False takes the
+    one mask that the decoder has for prompts without doubt (`Model.decode`).
+    """
     return predict_batch(model, [features], [prompts], multimask_output=multimask_output)[0]
 
 
 def predict_batch(
-    model: Model, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], *, multimask_output: bool = False
+    model: Model,
+    features: Sequence[Features],
+    prompts: Sequence[Sequence[Prompt]],
+    *,
+    multimask_output: bool | None = None,
 ) -> list[Masks]:
     """`predict` for several images with any number of prompts each, decoded as one batch."""
     if len(features) != len(prompts):
@@ -93,8 +104,10 @@ def crop_around(box: np.ndarray, size: Size, margin: float) -> CropBox | None:
 
 def place(logits: Float[Tensor, "n lh lw"], frame: Frame) -> Float[Tensor, "n h w"]:
     """Logits of the model's frame in the pixels of the original image."""
-    content = (frame.content_size[0] / frame.input_size[0], frame.content_size[1] / frame.input_size[1])
-    return resize.place_logits(logits, frame.size, frame.crop_box, content)
+    if frame.through_input:
+        h, w = frame.content_size
+        logits = functional.interpolate(logits[:, None], frame.input_size, mode="bilinear")[:, 0, :h, :w]
+    return resize.place_logits(logits, frame.size, frame.crop_box)
 
 
 def stability(logits: Float[Tensor, "n lh lw"], offset: float = STABILITY_OFFSET) -> Float[Tensor, "n"]:

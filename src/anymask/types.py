@@ -172,13 +172,15 @@ class Frame:
     """How a part of the original image lies in a model's square input.
 
     The pixels of `crop_box` fill the top-left `content_size` of the `input_size` canvas; the rest is padding.
-    SAM 1 keeps the aspect ratio and pads, SAM 2, SAM 3 and pocket stretch.
+    SAM 1 keeps the aspect ratio and pads, SAM 2, SAM 3 and pocket stretch. `through_input`: masks are brought to the
+    input first and from there to the image, as SAM 1 does; the others do it in one go.
     """
 
     size: Size
     input_size: Size
     content_size: Size
     crop_box: tuple[int, int, int, int]
+    through_input: bool = False
 
     @classmethod
     def stretched(cls, size: Size, input_size: Size, crop_box: tuple[int, int, int, int] | None = None) -> "Frame":
@@ -191,7 +193,7 @@ class Frame:
         x0, y0, x1, y1 = crop_box or (0, 0, size[1], size[0])
         scale = side / max(y1 - y0, x1 - x0)
         content = (int((y1 - y0) * scale + 0.5), int((x1 - x0) * scale + 0.5))
-        return cls(size, (side, side), content, (x0, y0, x1, y1))
+        return cls(size, (side, side), content, (x0, y0, x1, y1), through_input=True)
 
     @property
     def scale(self) -> tuple[float, float]:

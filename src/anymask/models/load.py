@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from anymask.models.devices import pick_device
 from anymask.models.pocket import PocketModel
 from anymask.models.pocket_files import SHIPPED
 from anymask.models.protocol import Capabilities, CheckpointError, Model
@@ -87,18 +88,6 @@ def load(model: str | Path = "pocket", device: str = "auto", dtype: torch.dtype 
     if path.is_file():
         return PocketModel.read(check_pocket_file(path), chosen, path.stem)
     raise _unknown(name, path)
-
-
-def pick_device(device: str = "auto") -> str:
-    """The device to use; auto takes the first of cuda, mps, cpu that is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, able in there.items() if able)
-    if not there.get(device.partition(":")[0], False):
-        raise ValueError(
-            f"device must be one of auto, {', '.join(n for n, able in there.items() if able)} here, got {device}"
-        )
-    return device
 
 
 def check_pocket_file(path: Path) -> Path:

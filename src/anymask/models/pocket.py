@@ -78,9 +78,9 @@ class PocketModel:
 
     @torch.inference_mode()
     def decode(
-        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool = False
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
     ) -> list[Decoded]:
-        """Three candidates with `multimask_output`; else the single mask, of a lone click the best by predicted IoU."""
+        """As `Model.decode`: three candidates or one; of a lone click the surest of all four masks (None)."""
         if not features:
             return []
         counts = [len(some) for some in prompts]
@@ -122,7 +122,11 @@ class PocketModel:
         return Features(self.name, frame, dict(vars(features)))
 
     def _play(
-        self, stacked: PocketFeatures, rows: Int[Tensor, "n"], flat: Sequence[tuple[Frame, Prompt]], multimask: bool
+        self,
+        stacked: PocketFeatures,
+        rows: Int[Tensor, "n"],
+        flat: Sequence[tuple[Frame, Prompt]],
+        multimask: bool | None,
     ) -> Decoded:
         """Prompts stage by stage, each with the mask of the stage before; only the last gives several candidates."""
         frames, stages = [frame for frame, _ in flat], [_stages(prompt) for _, prompt in flat]
@@ -130,19 +134,23 @@ class PocketModel:
         masks: list[np.ndarray | None] = [prompt.mask_input for prompt in last]
         for stage in earlier:
             given = [replace(prompt, mask_input=mask) for prompt, mask in zip(stage, masks, strict=True)]
-            masks = list(self._decode(stacked, rows, list(zip(frames, given, strict=True)), False).logits[:, 0].numpy())
+            masks = list(self._decode(stacked, rows, list(zip(frames, given, strict=True)), None).logits[:, 0].numpy())
         given = [replace(prompt, mask_input=mask) for prompt, mask in zip(last, masks, strict=True)]
         return self._decode(stacked, rows, list(zip(frames, given, strict=True)), multimask)
 
     def _decode(
-        self, stacked: PocketFeatures, rows: Int[Tensor, "n"], flat: Sequence[tuple[Frame, Prompt]], multimask: bool
+        self,
+        stacked: PocketFeatures,
+        rows: Int[Tensor, "n"],
+        flat: Sequence[tuple[Frame, Prompt]],
+        multimask: bool | None,
     ) -> Decoded:
         prompts = self._tensors(flat)
         output = self.network.decode(stacked, rows, prompts)
         if multimask:
             return Decoded(output.logits[:, 1:].cpu(), output.predicted_iou[:, 1:].cpu())
         lone = ((prompts.labels >= 0).sum(1) == 1) & ~prompts.has_box & ~prompts.has_mask & ~prompts.has_text
-        best = torch.where(lone, output.predicted_iou.argmax(1), 0)
+        best = torch.where(lone & (multimask is None), output.predicted_iou.argmax(1), 0)
         index = torch.arange(len(best), device=best.device)
         return Decoded(output.logits[index, best][:, None].cpu(), output.predicted_iou[index, best][:, None].cpu())
 

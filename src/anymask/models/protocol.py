@@ -82,12 +82,16 @@ class Model(Protocol):
         """Features of each image, or of a crop (x0 y0 x1 y1) of each."""
 
     def decode(
-        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool = False
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
     ) -> list[Decoded]:
-        """Masks of `prompts[i]` on `features[i]`, any number an image, all in one batch."""
+        """Masks of `prompts[i]` on `features[i]`, any number an image, all in one batch.
+
+        True gives every candidate mask, False the decoder's single one; None is the single one too, but of a lone click
+        (which may mean a part or the whole) the candidate with the highest predicted IoU.
+        """
 
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
-        """The names or concepts of the prompts."""
+        """What the names, concepts and exemplars of the prompts mean to the model, ready for any image."""
 
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
-        """Everything in the image that each text names; without `instances` only presence and union."""
+        """Everything in the image that each text, concept or exemplar means; else only presence and union."""

@@ -11,16 +11,11 @@ OUTSIDE = -32.0  # logit of pixels that a crop does not cover
 
 
 def place_logits(
-    logits: Float[Tensor, "n lh lw"],
-    size: tuple[int, int],
-    crop_box: tuple[int, int, int, int],
-    content: tuple[float, float] = (1.0, 1.0),
+    logits: Float[Tensor, "n lh lw"], size: tuple[int, int], crop_box: tuple[int, int, int, int]
 ) -> Float[Tensor, "n h w"]:
-    """Logits of a crop, upsampled bilinearly into an image of `size`; `content` is the unpadded share in y and x."""
+    """Logits of a crop, resampled bilinearly into an image of `size`."""
     x0, y0, x1, y1 = crop_box
-    lh, lw = logits.shape[-2:]
-    kept = logits[:, : round(lh * content[0]), : round(lw * content[1])]
-    grown = functional.interpolate(kept[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
+    grown = functional.interpolate(logits[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
     if (y1 - y0, x1 - x0) == size:
         return grown
     return functional.pad(grown, (x0, size[1] - x1, y0, size[0] - y1), value=OUTSIDE)

@@ -1,0 +1,215 @@
+"""What sam, mobile, sam2 and the tracker of sam3 share: images one by one through the encoder, then prompts in chunks.
+
+A family is a subclass that says how an image lies in its input (`frame`, `preprocess`), runs its encoder (`embed`) and
+its prompt encoder and mask decoder (`respond`). Training calls the same four, with gradients.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anymask.models.devices import in_chunks
+from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
+from anymask.ops import resize
+from anymask.types import Features, Frame, Image, Prompt, Size
+
+MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
+CHUNK = 16  # prompts decoded at once: stock decoders copy the image embedding for each, and larger chunks are slower
+
+
+@dataclass(frozen=True)
+class PromptTensors:
+    """n prompts of one kind in model pixels: p points each (p may be 0), a box each or none, a mask each or none."""
+
+    point_coords: Float[Tensor, "n p 2"]
+    point_labels: Int[Tensor, "n p"]
+    boxes: Float[Tensor, "n 4"] | None = None
+    masks: Float[Tensor, "n s s"] | None = None  # low-resolution logits in the model's frame
+
+    def __len__(self) -> int:
+        return len(self.point_coords)
+
+
+class PromptableModel(ABC):
+    """A network of SAM's form behind the protocol. `decode` gives any company of prompts what each gives alone."""
+
+    family: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    mask_side: int = 256  # of mask prompts, and of the logits that come back
+    input_side: int = 1024
+
+    def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
+        self.name, self.device = name or self.family, device
+        self.network = network.to(device).eval().requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, nn.Module]:
+        """`encoder`, `prompt_encoder` and `decoder`: what can be trained apart."""
+
+    @abstractmethod
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """How an image (or a crop of it) lies in the input."""
+
+    @abstractmethod
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+        """The normalised input, float32, on the CPU."""
+
+    @abstractmethod
+    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+        """The encoder's features by name; each tensor begins with the axis of the images. Differentiable."""
+
+    @abstractmethod
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+        """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes config and weights as transformers does, so that `load` and others read them."""
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
+        """Features of each image, one after another, so that memory stays flat."""
+        boxes = [None] * len(images) if crop_boxes is None else crop_boxes
+        return [self._encode(image, box) for image, box in zip(images, boxes, strict=True)]
+
+    @torch.inference_mode()
+    def decode(
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
+    ) -> list[Decoded]:
+        """As `Model.decode`; prompts of one kind are decoded together, `CHUNK` at a time, less where memory ends."""
+        if not features:
+            return []
+        stacked = {name: torch.cat([one.tensors[name] for one in features]) for name in features[0].tensors}
+        owners = [i for i, some in enumerate(prompts) for _ in some]
+        flat = [prompt for some in prompts for prompt in some]
+        self._check(flat)
+        rows_of: list[Sequence[int]] = []
+        parts: list[tuple[Tensor, Tensor]] = []
+
+        def run(rows: Sequence[int]) -> None:
+            tensors = self.tensors([features[owners[i]].frame for i in rows], [flat[i] for i in rows])
+            image_rows = torch.tensor([owners[i] for i in rows], device=self.device)
+            parts.append(self._answer(stacked, image_rows, tensors, flat[rows[0]], multimask_output))
+            rows_of.append(rows)
+
+        for group in alike(flat):
+            in_chunks(run, group, CHUNK)
+        return _in_order(parts, rows_of, [len(some) for some in prompts], self.mask_side)
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        """Raises ValueError: the family knows no text."""
+        raise ValueError(f"{self.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
+        """Raises ValueError: the family knows no text."""
+        raise ValueError(f"{self.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+
+    def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
+        """Prompts of one kind (`alike`), each with the frame of its image, in model pixels on the device."""
+        points = np.stack([f.to_model(p.point_coords) for f, p in zip(frames, prompts, strict=True)])
+        labels = torch.from_numpy(np.stack([p.point_labels for p in prompts])).to(self.device)
+        boxes, masks = None, None
+        if prompts[0].box_coords is not None:
+            corners = np.asarray([p.box_coords for p in prompts], np.float32).reshape(-1, 2, 2)
+            boxes = np.stack([f.to_model(box).reshape(4) for f, box in zip(frames, corners, strict=True)])
+        if prompts[0].mask_input is not None:
+            pairs = zip(frames, prompts, strict=True)
+            masks = np.stack(
+                [mask_logits(p.mask_input, f, self.mask_side) for f, p in pairs if p.mask_input is not None]
+            )
+        return PromptTensors(
+            self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
+        )
+
+    def _check(self, prompts: Sequence[Prompt]) -> None:
+        if any(prompt.is_semantic for prompt in prompts):
+            if not self.capabilities.text:
+                self.encode_text(prompts)
+            raise ValueError(
+                f"for {self.name} a text or exemplar and a point, box or mask are two prompts: give them apart"
+            )
+
+    def _moved(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(values, np.float32)).to(self.device)
+
+    def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
+        frame = self.frame(image.size, crop_box)
+        pixels = self.preprocess(image, frame)[None].to(self.device, self.dtype)
+        try:
+            return Features(self.name, frame, self.embed(pixels))
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"{self.device} has too little memory to encode an image with {self.name}: close other programs, take a"
+                " smaller model, --dtype float16, or --device cpu"
+            ) from error
+
+    def _answer(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        sample: Prompt,
+        multimask_output: bool | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`respond`, with the choice among the candidates of a lone click (SAM, section 3: a click is ambiguous)."""
+        choose = multimask_output is None and is_lone_click(sample)
+        logits, iou = self.respond(features, image_rows, prompts, bool(multimask_output) or choose)
+        if choose:
+            best = iou.argmax(dim=1, keepdim=True)
+            logits, iou = logits.take_along_dim(best[..., None, None], 1), iou.take_along_dim(best, 1)
+        return logits.float().cpu(), iou.float().cpu()
+
+
+def alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Rows of prompts of one kind, which need no padding beside each other: as many points, box and mask or none."""
+    groups: dict[tuple[int, bool, bool], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        kind = (len(prompt.point_coords), prompt.box_coords is None, prompt.mask_input is None)
+        groups.setdefault(kind, []).append(i)
+    yield from groups.values()
+
+
+def is_lone_click(prompt: Prompt) -> bool:
+    """One point and nothing else."""
+    return len(prompt.point_coords) == 1 and prompt.box_coords is None and prompt.mask_input is None
+
+
+def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_LOGIT) -> Float[np.ndarray, "s s"]:
+    """A bool mask of the original image as logits in the frame; logits of an earlier result as they are."""
+    if mask.dtype != bool:
+        return np.asarray(resize.cover_logits(mask, side), np.float32)
+    x0, y0, x1, y1 = frame.crop_box
+    h, w = (max(1, round(side * c / i)) for c, i in zip(frame.content_size, frame.input_size, strict=True))
+    logits = np.full((side, side), -logit, np.float32)
+    logits[:h, :w] = (resize.cover(mask[y0:y1, x0:x1], (h, w)) - 0.5) * 2 * logit
+    return logits
+
+
+def _in_order(
+    parts: Sequence[tuple[Tensor, Tensor]], rows_of: Sequence[Sequence[int]], counts: Sequence[int], side: int
+) -> list[Decoded]:
+    """The answers, made in groups, in the order of the prompts, and apart for each image."""
+    if not parts:
+        return [Decoded(torch.zeros(0, 1, side, side), torch.zeros(0, 1)) for _ in counts]
+    order = torch.tensor([row for rows in rows_of for row in rows]).argsort()
+    logits, iou = (torch.cat([part[i] for part in parts])[order] for i in (0, 1))
+    return [Decoded(*pair) for pair in zip(logits.split(list(counts)), iou.split(list(counts)), strict=True)]
