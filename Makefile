@@ -1,6 +1,9 @@
 # Needs Python 3.11 or newer and make. Every target first makes .venv and installs anymask there, once.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What tests compare with. They pin older libraries, and sam2 would build with a PyTorch of its own: hence --no-deps.
+ORIGINALS := sam2==1.1.0 sam3==0.1.4 segment_anything_hq==0.3
 
 .PHONY: demo test check format clean
 
@@ -27,5 +30,6 @@ clean:
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anymask needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) --editable ".[dev]"
+	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation $(ORIGINALS)
 	touch $@

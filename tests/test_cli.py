@@ -231,10 +231,6 @@ def test_models_are_listed(pocket, capsys):
     assert [row["name"] for row in rows] == list(CATALOGUE)
     assert rows[0]["installed"] is True
     assert {"points", "boxes", "masks", "text"} <= set(rows[0]["prompts"])
-    code, out, _ = run(capsys, "models")
-    assert code == 0
-    assert out.splitlines()[0].split() == ["model", "family", "prompts", "MB", "installed"]
-    assert "licence of the weights" in out
 
 
 def test_doctor_finds_nothing_wrong(pocket, capsys):

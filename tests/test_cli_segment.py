@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 import anymask
 from anymask.cli.main import main
-from anymask.cli.prompts import numbered, read_objects
+from anymask.cli.prompts import exemplar_files, numbered, read_objects, split_exemplar
 from anymask.cli.segment import FORMATS_HELP
 from anymask.data import exports
 from anymask.types import Masks
@@ -194,12 +194,78 @@ def test_object_numbers_are_in_the_result(here, capsys):
     assert [mask["id"] for mask in documents(out)[0]["masks"]] == [5, 3]
 
 
+# --- exemplars
+
+
+def asked(monkeypatch, model=None) -> list:
+    """The prompts that reach `anymask.segmentation.segment`."""
+    seen = []
+
+    def segment(image, prompts, **settings):
+        seen.extend(prompts)
+        return Masks.empty(image.size)
+
+    monkeypatch.setattr("anymask.segmentation.segment", segment)
+    return seen
+
+
+def test_exemplars_reach_the_prompt_of_the_name(here, capsys, monkeypatch):
+    seen = asked(monkeypatch)
+    words = ["photo.jpg", "--text", "red car", "--exemplar", "1,2,8,6", "--not-exemplar", "9,1,14,6", "-o", "out/"]
+    code, _, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    [prompt] = seen
+    assert prompt.name == "red car"
+    assert [(one.box, one.positive, one.image) for one in prompt.exemplars] == [
+        ((1, 2, 8, 6), True, None),
+        ((9, 1, 14, 6), False, None),
+    ]
+    assert saved() == ["photo.json", "photo.overlay.png"]
+
+
+def test_exemplars_of_other_photos_and_of_masks(here, capsys, monkeypatch):
+    seen = asked(monkeypatch)
+    words = ["--exemplar", "other.png:1,2,8,6", "--exemplar", "photos/one.jpg:rough.png", "--exemplar", "rough.png"]
+    code, _, err = run(capsys, "photo.jpg", *words, "--point", "3,3")
+    assert (code, err) == (0, "")
+    assert seen[0].point_coords.tolist() == [[3, 3]]
+    shown = seen[1].exemplars
+    assert [one.image and one.image.name for one in shown] == ["other", "one", None]
+    assert [None if one.mask is None else int(one.mask.sum()) for one in shown] == [None, 225, 225]
+
+
+@pytest.mark.parametrize(
+    ("value", "photo", "shape"),
+    [
+        ("1,2,3,4", "", "1,2,3,4"),
+        ("m.png", "", "m.png"),
+        ("a b.jpg:1.5,2,3,4", "a b.jpg", "1.5,2,3,4"),
+        ("p.jpg:m.png", "p.jpg", "m.png"),
+        (r"C:\x\m.png", "", r"C:\x\m.png"),
+        (r"C:\p.jpg:1,2,3,4", r"C:\p.jpg", "1,2,3,4"),
+        (r"p.jpg:C:\m.png", "p.jpg", r"C:\m.png"),
+        ("C:/p.jpg:D:/m.png", "C:/p.jpg", "D:/m.png"),
+        ("a:b.jpg:1,2,3,4", "a:b.jpg", "1,2,3,4"),
+    ],
+)
+def test_an_exemplar_is_split_at_the_last_colon_that_is_of_no_drive(value, photo, shape):
+    assert split_exemplar(value) == (photo, shape)
+    assert exemplar_files([value]) == [part for part in (photo, shape) if part.endswith(("g", "G"))]
+
+
+def test_results_never_overwrite_an_exemplar(here, capsys):
+    words = ["photos/one.jpg", "--exemplar", "one.png:1,1,5,5", "-o", ".", "--format", "png"]
+    PillowImage.open("other.png").save("one.png")
+    code, _, err = run(capsys, *words)
+    assert (code, err) == (2, "anymask segment: one.png would overwrite an input: give another -o, or a --prefix\n")
+
+
 # --- wrong use: one line, exit code 2, nothing written
 
 WRONG = {
     "no prompt": (
         ["photo.jpg"],
-        "nothing to segment: give a --point, --box, --mask or --text (see anymask segment --help)",
+        "nothing to segment: give a --point, --box, --mask, --text or --exemplar (see anymask segment --help)",
     ),
     "missing file": (["nowhere.jpg", "--point", "1,1"], "no such file or folder: nowhere.jpg"),
     "outside": (
@@ -241,7 +307,7 @@ WRONG = {
     ),
     "unknown model": (
         ["photo.jpg", "--point", "1,1", "-m", "poket"],
-        "unknown model 'poket': the nearest known are pocket; or give a file (anymask models)",
+        "unknown model 'poket': the nearest known are pocket (anymask models); or give a hub id, folder or file",
     ),
     "missing model file": (["photo.jpg", "--point", "1,1", "-m", "a/b.pt"], "no such model file or folder: a/b.pt"),
     "unknown device": (["photo.jpg", "--point", "1,1", "--device", "tpu"], None),
@@ -290,6 +356,32 @@ WRONG = {
     "a background of nothing": (
         ["photo.jpg", "--box", "1,1,5,5", "--point", "2,2,0"],
         "points of label 0 alone are no object: to correct a box write --object 1 --box X0,Y0,X1,Y1 --point X,Y,0",
+    ),
+    "exemplar of pocket": (
+        ["photo.jpg", "--exemplar", "1,1,5,5"],
+        "photo.jpg: pocket knows no exemplars: use sam3 (--model facebook/sam3)",
+    ),
+    "short exemplar": (
+        ["photo.jpg", "--exemplar", "1,1,5"],
+        "--exemplar must be x0,y0,x1,y1 in pixels, got '1,1,5'",
+    ),
+    "no exemplar": (
+        ["photo.jpg", "--exemplar", "other.png:"],
+        "an exemplar must be x0,y0,x1,y1 or a mask, with PHOTO: before it for another, got 'other.png:'",
+    ),
+    "reversed exemplar": (
+        ["photo.jpg", "--text", "cat", "--not-exemplar", "9,9,5,5"],
+        "a box must be x0,y0,x1,y1 with x1 > x0 and y1 > y0, got 9,9,5,5",
+    ),
+    "missing photo of an exemplar": (["photo.jpg", "--exemplar", "nowhere.jpg:1,1,5,5"], "no such file: nowhere.jpg"),
+    "missing mask of an exemplar": (["photo.jpg", "--exemplar", "nowhere.png"], "no such file: nowhere.png"),
+    "not-exemplar alone": (
+        ["photo.jpg", "--point", "1,1", "--not-exemplar", "1,1,5,5"],
+        "--not-exemplar needs a --text or an --exemplar: it says what not to take for it",
+    ),
+    "exemplar of two names": (
+        ["photo.jpg", "--text", "cat", "--text", "dog", "--exemplar", "1,1,5,5"],
+        "--exemplar refines one --text, or stands alone: got 2 of --text",
     ),
     "unknown flag": (["photo.jpg", "--pont", "1,1"], None),
     "no input": (["--point", "1,1"], None),
@@ -362,7 +454,8 @@ def test_a_file_that_is_no_checkpoint(content, here, capsys):
     Path("bad.safetensors").write_bytes(Path("photo.jpg").read_bytes() if content is None else content)
     code, _, err = run(capsys, "photo.jpg", "--point", "1,1", "-m", "bad.safetensors")
     assert code == 2
-    assert err.startswith("anymask segment: bad.safetensors is no checkpoint: ")
+    told = {b"": "is empty: ", b"no tensors": "is a text file, not weights: ", None: "is no whole safetensors file ("}
+    assert err.startswith(f"anymask segment: bad.safetensors {told[content]}")
     assert err.count("\n") == 1
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from anymask.models.load import load
-from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded
+from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
 from anymask.segmentation import collect_prompts, find, segment, segment_batch
-from anymask.types import Features, Frame, Image, Prompt
+from anymask.types import Exemplar, Features, Frame, Image, Prompt
 from tiny import tiny_model
 
 
@@ -96,7 +96,7 @@ def test_prompts_are_collected_by_object() -> None:
 
 
 def test_nothing_to_segment_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to segment: give a point, a box, a mask or a text"):
+    with pytest.raises(ValueError, match="nothing to segment: give a point, a box, a mask, a text or an exemplar"):
         segment(IMAGE, model=tiny_model())
     with pytest.raises(ValueError, match="a negative text needs a text"):
         segment(IMAGE, points=[(1, 1)], not_text="cat", model=tiny_model())
@@ -106,7 +106,9 @@ def test_a_model_without_text_says_so() -> None:
     class Mute(KnownModel):
         name, capabilities = "mute", Capabilities()
 
-    with pytest.raises(ValueError, match="mute knows no text"):
+    with pytest.raises(
+        ValueError, match="mute knows no text: use pocket or sam3, or prompt with points, boxes or a mask"
+    ):
         segment(IMAGE, text="cat", model=Mute())
 
 
@@ -116,7 +118,7 @@ def test_unknown_models_are_named_with_the_nearest(tmp_path) -> None:  # type: i
     with pytest.raises(FileNotFoundError, match="no such model file or folder: no/such.safetensors"):
         load("no/such.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is a text file, not weights"):
         load(tmp_path / "x.safetensors")
     metadata = {"network": "{}", "text": "{}"}
     save_file({"network.x": torch.zeros(2)}, tmp_path / "y.safetensors", metadata)
@@ -124,3 +126,77 @@ def test_unknown_models_are_named_with_the_nearest(tmp_path) -> None:  # type: i
         load(tmp_path / "y.safetensors")
     with pytest.raises(ValueError, match="device must be one of auto, cpu"):
         load("pocket", device="abacus")
+
+
+# --- exemplars
+
+
+class ShownModel(KnownModel):
+    """Knows exemplars, and remembers what it was asked."""
+
+    capabilities = Capabilities(text=True, exemplars=True)
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        self.asked = prompts
+        return EncodedText(tuple(prompt.name or "a" for prompt in prompts), {})
+
+
+def test_exemplars_refine_the_one_text_or_stand_alone() -> None:
+    model, other = ShownModel(), Image(np.zeros((9, 9, 3), np.uint8), "other")
+    shown = [(1, 2, 9, 8), Exemplar(other, mask=np.eye(9, dtype=bool), positive=False)]
+    masks = segment(IMAGE, text="a", exemplars=shown, not_exemplars=[(4.5, 5, 60, 40)], model=model)
+    [asked] = model.asked
+    assert masks.labels == ("a",)
+    assert asked.name == "a"
+    assert [one.box for one in asked.exemplars] == [(1, 2, 9, 8), None, (4.5, 5, 60, 40)]
+    assert [one.positive for one in asked.exemplars] == [True, True, False]
+    assert asked.exemplars[1].image is other
+    assert segment(IMAGE, exemplars=shown, model=model).labels == ("",)
+    assert model.asked[0].name is None and len(model.asked[0].exemplars) == 2
+
+
+def test_exemplars_stand_beside_prompts_given_whole() -> None:
+    model = ShownModel()
+    segment(IMAGE, Prompt.text("b"), exemplars=[(1, 2, 9, 8)], model=model)
+    assert [(prompt.name, len(prompt.exemplars)) for prompt in model.asked] == [("b", 0), (None, 1)]
+
+
+WRONG_EXEMPLARS = {
+    "two texts": ({"text": ["a", "b"], "exemplars": [(1, 1, 5, 5)]}, "exemplars refine one text or stand alone: got 2"),
+    "negative alone": ({"not_exemplars": [(1, 1, 5, 5)]}, "a negative exemplar needs a text or a positive exemplar"),
+    "outside": (
+        {"exemplars": [(1, 1, 61, 5)]},
+        "an exemplar box must lie in the image of 60 x 40 pixels, got 1,1,61,5",
+    ),
+    "turned": ({"exemplars": [(5, 1, 2, 5)]}, "an exemplar box must lie in the image of 60 x 40 pixels, got 5,1,2,5"),
+    "three numbers": ({"exemplars": [(5, 1, 2)]}, "an exemplar must be a box x0 y0 x1 y1 or an Exemplar, got"),
+    "mask of another size": (
+        {"exemplars": [Exemplar(mask=np.ones((3, 4), bool))]},
+        r"the mask of an exemplar must be bool \(40, 60\) \(h, w\) like the image of 60 x 40 pixels, got \(3, 4\)",
+    ),
+    "empty mask": ({"exemplars": [Exemplar(mask=np.zeros((40, 60), bool))]}, "must mark something, got an empty mask"),
+    "outside another image": (
+        {"exemplars": [Exemplar(Image(np.zeros((9, 8, 3), np.uint8), "other"), box=(1, 1, 9, 9))]},
+        "an exemplar box must lie in other of 8 x 9 pixels, got 1,1,9,9",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_EXEMPLARS)
+def test_wrong_exemplars_are_refused(case) -> None:  # type: ignore[no-untyped-def]
+    given, message = WRONG_EXEMPLARS[case]
+    with pytest.raises(ValueError, match=message):
+        segment(IMAGE, model=ShownModel(), **given)
+
+
+def test_a_model_without_exemplars_names_one_that_knows_them() -> None:
+    with pytest.raises(ValueError, match=r"known knows no exemplars: use sam3 \(--model facebook/sam3\)"):
+        segment(IMAGE, exemplars=[(1, 1, 5, 5)], model=KnownModel())
+
+
+def test_thresholds_are_the_familys_own() -> None:
+    class Strict(KnownModel):
+        capabilities = Capabilities(text=True, thresholds=Thresholds(presence=0.5, instance=0.0, product=0.75))
+
+    assert find(Strict(), Strict().encode([IMAGE])[0], ["b"]).scores.tolist() == pytest.approx([0.8])
+    assert len(find(KnownModel(), KnownModel().encode([IMAGE])[0], ["b"])) == 2

@@ -10,14 +10,12 @@ import torch
 
 from anymask.data.images import read_image
 from anymask.models.load import load
-from anymask.models.protocol import Grounded, Model
+from anymask.models.protocol import Grounded, Model, Thresholds
 from anymask.ops import rle
 from anymask.prompting import place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
-from anymask.types import Features, Image, Masks, Prompt
+from anymask.types import Box, Exemplar, Features, Image, Masks, Prompt, Size
 
-PRESENCE_THRESHOLD = 0.45
-INSTANCE_THRESHOLD = 0.28
 SAME_OBJECT = 0.5  # IoU of two instances of different names from which only the surer stays
 
 
@@ -31,6 +29,8 @@ def segment(
     mask: np.ndarray | None = None,
     text: str | Sequence[str] | None = None,
     not_text: str | Sequence[str] | None = None,
+    exemplars: Sequence[Exemplar | Sequence[float]] | None = None,
+    not_exemplars: Sequence[Exemplar | Sequence[float]] | None = None,
     model: str | Model = "pocket",
     multimask: bool = False,
     zoom: bool = False,
@@ -39,10 +39,13 @@ def segment(
     """Masks of what the prompts mean, best guesses first for text, in prompt order for points, boxes and masks.
 
     `points` and `mask` together prompt one object, each row of `boxes` another one, each text all its instances
-    (`semantic`: one union a name). `multimask` gives every candidate of an object, `zoom` a second, closer look.
+    (`semantic`: one union a name). `exemplars` (boxes in this image, or `Exemplar`s) and `not_exemplars` show what is
+    meant and what is not: beside one text, or alone. `multimask` gives every candidate of an object, `zoom` a second,
+    closer look.
     """
     picture = read_image(image)
-    wanted = collect_prompts(prompts, points, point_labels, boxes, mask, text, not_text)
+    shown = as_exemplars(exemplars, not_exemplars)
+    wanted = collect_prompts(prompts, points, point_labels, boxes, mask, text, not_text, shown)
     network = load(model) if isinstance(model, str) else model
     features = network.encode([picture])[0]
     parts = []
@@ -81,21 +84,21 @@ def find(
 
 
 def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, semantic: bool = False) -> Masks:
-    """The instances (or unions) of texts and concepts, best first within a name, never two names on one object."""
-    if not model.capabilities.text:
-        raise ValueError(f"{model.name} knows no text: prompt it with points, boxes or a mask, or use --model pocket")
+    """The instances (or unions) of names, concepts and exemplars, best first within a name.
+
+    No object gets two names. Raises ValueError where the model does not understand a prompt, or it lies elsewhere.
+    """
+    _check_named(model, prompts, features.frame.size)
     negative = [Prompt.text(name) for name in dict.fromkeys(n for p in prompts for n in p.negative_names)]
     found = model.ground(features, model.encode_text([*prompts, *negative]), instances=bool(negative) or not semantic)
     wanted, refused = found[: len(prompts)], found[len(prompts) :]
     labels = [prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts]
-    rows = [
-        _rows(grounded, features, label, semantic)
-        for grounded, label in zip(wanted, labels, strict=True)
-        if grounded.presence >= PRESENCE_THRESHOLD
-    ]
+    thresholds = model.capabilities.thresholds
+    pairs = zip(wanted, labels, strict=True)
+    rows = [_rows(grounded, features, label, semantic, thresholds) for grounded, label in pairs]
     empty = Masks.empty(features.frame.size)
     masks = Masks.concat([empty, *rows])
-    against = [_rows(grounded, features, "", False) for grounded in refused if grounded.presence >= PRESENCE_THRESHOLD]
+    against = [_rows(grounded, features, "", False, thresholds) for grounded in refused]
     masks = _without(masks, Masks.concat([empty, *against]))
     kept = masks if semantic else _one_name_each(masks)
     return replace(kept, ids=np.arange(1, len(kept) + 1))
@@ -109,8 +112,9 @@ def collect_prompts(
     mask: np.ndarray | None = None,
     text: str | Sequence[str] | None = None,
     not_text: str | Sequence[str] | None = None,
+    exemplars: Sequence[Exemplar] = (),
 ) -> list[Prompt]:
-    """Everything said, as one Prompt per object or name."""
+    """Everything said, as one Prompt per object or name; exemplars refine the one name, or stand alone."""
     wanted = [prompts] if isinstance(prompts, Prompt) else list(prompts or ())
     one = Prompt() if points is None else Prompt.points(points, point_labels)
     if mask is not None:
@@ -123,19 +127,78 @@ def collect_prompts(
     names = [text] if isinstance(text, str) else list(text or ())
     if against and not names:
         raise ValueError("a negative text needs a text: it says what not to take for it")
-    wanted += [Prompt.text(name, against) for name in names]
+    named = [Prompt.text(name, against) for name in names]
+    wanted += with_exemplars(named, exemplars)
     if not wanted:
-        raise ValueError("nothing to segment: give a point, a box, a mask or a text")
+        raise ValueError("nothing to segment: give a point, a box, a mask, a text or an exemplar")
     return wanted
 
 
-def _rows(grounded: Grounded, features: Features, label: str, semantic: bool) -> Masks:
-    """One name's instances sure enough, or its union, as Masks held in RLE."""
+def as_exemplars(
+    shown: Sequence[Exemplar | Sequence[float]] | None, not_shown: Sequence[Exemplar | Sequence[float]] | None
+) -> tuple[Exemplar, ...]:
+    """Boxes x0 y0 x1 y1 of the image itself, or exemplars: those of what is meant, then those of what is not."""
+    return tuple(
+        replace(one, positive=positive) if isinstance(one, Exemplar) else Exemplar(box=_box(one), positive=positive)
+        for group, positive in ((shown, True), (not_shown, False))
+        for one in group or ()
+    )
+
+
+def with_exemplars(named: Sequence[Prompt], exemplars: Sequence[Exemplar]) -> list[Prompt]:
+    """The prompt of the one name with the exemplars, or of the exemplars alone; other names as they are."""
+    if not exemplars:
+        return list(named)
+    if len(named) > 1:
+        raise ValueError(f"exemplars refine one text or stand alone: got {len(named)} texts; ask for one at a time")
+    if not named and not any(one.positive for one in exemplars):
+        raise ValueError("a negative exemplar needs a text or a positive exemplar: it says what not to take for it")
+    return [(named[0] if named else Prompt()) + Prompt(exemplars=tuple(exemplars))]
+
+
+def _check_named(model: Model, prompts: Sequence[Prompt], size: Size) -> None:
+    exemplars = [one for prompt in prompts for one in prompt.exemplars]
+    if exemplars and not model.capabilities.exemplars:
+        raise ValueError(f"{model.name} knows no exemplars: use sam3 (--model facebook/sam3)")
+    if not model.capabilities.text:
+        raise ValueError(f"{model.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+    for one in exemplars:
+        _check_exemplar(one, size)
+
+
+def _check_exemplar(exemplar: Exemplar, size: Size) -> None:
+    """Raises ValueError for one that cannot lie in its image, which is of `size` unless it is another."""
+    h, w = size if exemplar.image is None else exemplar.image.size
+    where = f"{'the image' if exemplar.image is None else exemplar.image.name} of {w} x {h} pixels"
+    if exemplar.mask is not None and exemplar.mask.shape != (h, w):
+        raise ValueError(
+            f"the mask of an exemplar must be bool {(h, w)} (h, w) like {where}, got {exemplar.mask.shape}"
+        )
+    if exemplar.mask is not None and not exemplar.mask.any():
+        raise ValueError("the mask of an exemplar must mark something, got an empty mask")
+    if exemplar.box is not None:
+        x0, y0, x1, y1 = exemplar.box
+        if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
+            raise ValueError(f"an exemplar box must lie in {where}, got {x0:g},{y0:g},{x1:g},{y1:g}")
+
+
+def _box(corners: Sequence[float]) -> Box:
+    if len(corners) != 4:
+        raise ValueError(f"an exemplar must be a box x0 y0 x1 y1 or an Exemplar, got {list(corners)}")
+    x0, y0, x1, y1 = (float(side) for side in corners)
+    return x0, y0, x1, y1
+
+
+def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:
+    """One name's instances sure enough, or its union, as Masks held in RLE; none of a name judged absent."""
+    if grounded.presence < thresholds.presence:
+        return Masks.empty(features.frame.size)
     if semantic:
         logits, scores = grounded.semantic_logits[None], torch.tensor([grounded.presence])
     else:
-        sure = grounded.scores >= INSTANCE_THRESHOLD
-        logits, scores = grounded.logits[sure], grounded.scores[sure] * grounded.presence
+        likely = grounded.scores * grounded.presence
+        sure = (grounded.scores >= thresholds.instance) & (likely >= thresholds.product)
+        logits, scores = grounded.logits[sure], likely[sure]
     rles = [rle.encode((place(row[None], features.frame) > 0).numpy())[0] for row in logits]
     masks = Masks.from_rles(
         rles, features.frame.size, scores=scores.numpy(), labels=[label] * len(rles), logits=logits.numpy()

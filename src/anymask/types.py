@@ -192,7 +192,7 @@ class Frame:
         """Longest side scaled to `side`, padded at the right or bottom (SAM 1, `ResizeLongestSide`)."""
         x0, y0, x1, y1 = crop_box or (0, 0, size[1], size[0])
         scale = side / max(y1 - y0, x1 - x0)
-        content = (int((y1 - y0) * scale + 0.5), int((x1 - x0) * scale + 0.5))
+        content = (max(1, int((y1 - y0) * scale + 0.5)), max(1, int((x1 - x0) * scale + 0.5)))
         return cls(size, (side, side), content, (x0, y0, x1, y1), through_input=True)
 
     @property

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -39,6 +41,13 @@ class Command:
         return parser
 
 
+def add_dtype_flag(group: argparse._ActionsContainer) -> None:
+    """--dtype, for every command that loads a model."""
+    kinds = "auto (what suits the device), float32, bfloat16 or float16 (default: float32, the same results everywhere)"
+    choices = ("auto", "float32", "bfloat16", "float16")
+    group.add_argument("--dtype", default="float32", choices=choices, metavar="KIND", help=kinds)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage above it."""
 
@@ -50,6 +59,27 @@ class _Parser(argparse.ArgumentParser):
 def say(line: str) -> None:
     """A line for the person at the terminal: stderr, so that stdout holds results alone."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def messages_shown(level: int) -> Iterator[None]:
+    """What the library logs from `level` on, as lines for the person at the terminal, while a command runs."""
+    logger, handler = logging.getLogger("anymask"), _Said()
+    before = logger.level
+    logger.setLevel(level)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Said(logging.Handler):
+    """A record of the library as one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"anymask: {' '.join(record.getMessage().split())}")
 
 
 def one_line(error: BaseException) -> str:

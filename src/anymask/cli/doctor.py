@@ -110,27 +110,31 @@ def _version(package: str) -> str | None:
 
 
 def _models(problems: list[dict[str, str]]) -> dict[str, Any]:
-    """Which weights are here, and whether they load."""
-    from anymask.models.load import CATALOGUE
+    """Which weights are here, and whether those that ship with anymask load; others may be gigabytes."""
+    from anymask.models.catalogue import CATALOGUE
+    from anymask.models.sources import find
 
-    return {name: _model(name, entry.installed, str(entry.path), problems) for name, entry in CATALOGUE.items()}
+    shipped = {name: _shipped(name, str(entry.path), problems) for name, entry in CATALOGUE.items() if entry.path}
+    found = {name: find(name) for name in CATALOGUE if name not in shipped}
+    rest = {name: {"installed": path is not None, "path": path and str(path)} for name, path in found.items()}
+    return {**shipped, **rest}
 
 
-def _model(name: str, installed: bool, path: str, problems: list[dict[str, str]]) -> dict[str, Any]:
+def _shipped(name: str, path: str, problems: list[dict[str, str]]) -> dict[str, Any]:
     from safetensors import SafetensorError
 
     from anymask.models.load import CheckpointError, load
 
     started = time.perf_counter()
-    loads = False
+    installed, loads = Path(path).is_file(), False
     if installed:
         try:
             load(name, "cpu")
             loads = True
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError, *_BROKEN) as error:
             problems.append({"what": f"the weights of {name} do not load: {one_line(error)}", "do": _REINSTALL})
-    elif name == "pocket":
-        problems.append({"what": f"the weights of pocket are missing at {path}", "do": _REINSTALL})
+    else:
+        problems.append({"what": f"the weights of {name} are missing at {path}", "do": _REINSTALL})
     seconds = round(time.perf_counter() - started, 2) if loads else None
     return {"installed": installed, "loads": loads, "seconds": seconds, "path": path}
 
@@ -155,9 +159,7 @@ def _as_text(found: dict[str, Any]) -> str:
         device = f"{torch['device']} ({torch['gpu']})" if torch["gpu"] else torch["device"]
         threads = f"{torch['threads']} threads of {torch['cores']} cores"
         lines.append(f"torch     {torch['version']}, device {device}, {threads}")
-    for name, model in (found["models"] or {}).items():
-        state = f"loads in {model['seconds']} s" if model["loads"] else "does not load"
-        lines.append(f"model     {name}: {state if model['installed'] else 'not installed'}")
+    lines += [f"model     {name}: {_state(model)}" for name, model in (found["models"] or {}).items()]
     for name, row in found["packages"].items():
         kind = "" if row["required"] else " (optional)"
         lines.append(f"package   {name} {row['version'] or 'is not installed'}{kind}")
@@ -167,6 +169,14 @@ def _as_text(found: dict[str, Any]) -> str:
     if not found["problems"]:
         return "\n".join([*lines, "", "Nothing is missing."])
     return "\n".join([*lines, "", *(f"PROBLEM   {one['what']}\n  do      {one['do']}" for one in found["problems"])])
+
+
+def _state(model: dict[str, Any]) -> str:
+    if not model["installed"]:
+        return "not installed"
+    if "loads" not in model:
+        return f"in {model['path']}"
+    return f"loads in {model['seconds']} s" if model["loads"] else "does not load"
 
 
 DOCTOR = Command(

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args, PromptableSettings)
     if args.output is not None:
         _check_output(args.output)
-    model = load(settings.model, settings.device)
+    model = load(settings.model, settings.device, settings.dtype)
     records: list[ImageRecord] = []
     with Progress("image") as progress:
         try:

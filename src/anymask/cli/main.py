@@ -2,6 +2,7 @@
 
 import atexit
 import difflib
+import logging
 import os
 import sys
 import traceback
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import anymask
-from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, WRONG_USE, Command, one_line, say
+from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, WRONG_USE, Command, messages_shown, one_line, say
 
 # The words of a command: the module that holds it, its name there, and one line for the overview.
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
@@ -19,9 +20,13 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "PROMPTABLE",
         "measure a model's clicks, boxes and text on labelled images",
     ),
+    ("train", "promptable"): ("train", "PROMPTABLE", "fine-tune any promptable model on images with masks"),
     ("train", "pocket"): ("train", "POCKET", "train the pocket model on images with masks"),
     ("train", "text"): ("train", "TEXT", "distil a sentence transformer into the pocket model's text tower"),
     ("models",): ("models", "MODELS", "which models there are, what they can do, what is installed"),
+    ("models", "pack"): ("models", "PACK", "a model as one file, for a machine without network"),
+    ("models", "unpack"): ("models", "UNPACK", "put a packed model where -m finds it"),
+    ("models", "verify"): ("verify", "VERIFY", "compare our path with transformers' own on your weights"),
     ("doctor",): ("doctor", "DOCTOR", "what this machine has, what is missing, what to do"),
 }
 
@@ -56,8 +61,8 @@ def command() -> None:
 
 
 def _dispatch(words: list[str]) -> int:
-    name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
-    if name is not None:
+    name = max((name for name in COMMANDS if tuple(words[: len(name)]) == name), key=len, default=None)
+    if name is not None and not _is_misspelt(name, words):
         return _run(name, words[len(name) :])
     group = tuple(words[:1]) if any(name[0] == words[0] for name in COMMANDS if words) else ()
     following = words[len(group) :]
@@ -71,12 +76,20 @@ def _dispatch(words: list[str]) -> int:
     return WRONG_USE
 
 
+def _is_misspelt(name: tuple[str, ...], words: list[str]) -> bool:
+    """Whether the word after `models` must be one of its own commands, and is none."""
+    following = words[len(name) : len(name) + 1]
+    has_own = any(other[: len(name)] == name and other != name for other in COMMANDS)
+    return has_own and following != [] and not following[0].startswith("-")
+
+
 def _run(name: tuple[str, ...], words: list[str]) -> int:
     module, attribute, _ = COMMANDS[name]
     command: Command = getattr(import_module(f"anymask.cli.{module}"), attribute)
     args = command.parser(" ".join(name)).parse_intermixed_args(_with_negatives(words))
     try:
-        return command.run(args)
+        with messages_shown(logging.WARNING if args.json else logging.INFO):
+            return command.run(args)
     except BrokenPipeError:
         raise
     except _reported() as error:
@@ -123,7 +136,8 @@ def _overview(group: tuple[str, ...]) -> str:
 
 
 def _unknown(group: tuple[str, ...], word: str) -> str:
-    choices = list(dict.fromkeys(name[len(group)] for name in COMMANDS if name[: len(group)] == group))
+    below = (name for name in COMMANDS if name[: len(group)] == group and name != group)
+    choices = list(dict.fromkeys(name[len(group)] for name in below))
     near = difflib.get_close_matches(word, choices, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(choices)}"
     where = " ".join(["anymask", *group])

@@ -7,26 +7,32 @@ things and belong to no object.
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from anymask.data.images import read_mask
-from anymask.types import Masks, Prompt
+from anymask.data.images import read_image, read_mask
+from anymask.types import Exemplar, Masks, Prompt
 
 NOTES = """\
 how prompts combine:
   All --point and the --mask together are one object; each --box is an object of its own, also beside points.
   --object N begins the prompts of object N: to correct a box by points, put them together in one object:
     --object 1 --box 40,30,600,410 --point 300,200 --point 50,50,0 --object 2 --point 700,80
-  Each --text is a name, and gives all its instances. Coordinates are pixels of the original image, x to the right."""
+  Each --text is a name, and gives all its instances. Coordinates are pixels of the original image, x to the right.
+  --exemplar and --not-exemplar show what is meant and what is not, in the image or in another PHOTO, by a box or by
+  the size of a mask: beside one --text, or alone. They need a model that knows exemplars (sam3)."""
 
 _Part = tuple[str, str]
+# [PHOTO:]SHAPE, split at the last colon that is not of a Windows drive (C:\\, C:/).
+_EXEMPLAR = re.compile(r"(?:(?P<photo>(?![A-Za-z]:[\\/][^:]*$).+?):)?(?P<shape>(?:[A-Za-z]:[\\/])?[^:]*)")
+_NUMBERS = re.compile(r"[-+.,\d\seE]+")
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
-    """--point, --box, --mask and --object, kept in their order, and --text and --not-text."""
+    """--point, --box, --mask and --object, kept in their order, --text and --exemplar, and what they are not."""
     group = parser.add_argument_group("prompts")
     ordered: dict[str, Any] = {"action": _Ordered, "dest": "parts", "default": ()}
     group.add_argument(
@@ -45,6 +51,9 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--not-text", action="append", default=[], metavar="NAME", help="what not to take for it (repeat)"
     )
+    shown: dict[str, Any] = {"action": "append", "default": [], "metavar": "[PHOTO:]X0,Y0,X1,Y1|MASK"}
+    group.add_argument("--exemplar", **shown, help="everything that looks like this one (repeat)")
+    group.add_argument("--not-exemplar", **shown, help="but not like that one (repeat)")
 
 
 def read_objects(parts: Sequence[_Part]) -> dict[int, Prompt]:
@@ -69,11 +78,38 @@ def read_objects(parts: Sequence[_Part]) -> dict[int, Prompt]:
     return objects
 
 
-def read_names(names: Sequence[str], negative_names: Sequence[str]) -> tuple[Prompt, ...]:
-    """One Prompt for each name."""
+def read_names(
+    names: Sequence[str],
+    negative_names: Sequence[str],
+    exemplars: Sequence[str] = (),
+    negative_exemplars: Sequence[str] = (),
+) -> tuple[Prompt, ...]:
+    """One Prompt for each name; the exemplars are of the one name, or a Prompt of their own."""
     if negative_names and not names:
         raise ValueError("--not-text needs a --text: it says what not to take for it")
+    if negative_exemplars and not (names or exemplars):
+        raise ValueError("--not-exemplar needs a --text or an --exemplar: it says what not to take for it")
+    if len(names) > 1 and (exemplars or negative_exemplars):
+        raise ValueError(f"--exemplar refines one --text, or stands alone: got {len(names)} of --text")
+    shown = tuple(_exemplar("--exemplar", value, True) for value in exemplars)
+    shown += tuple(_exemplar("--not-exemplar", value, False) for value in negative_exemplars)
+    if shown:
+        return ((Prompt.text(names[0], negative_names) if names else Prompt()) + Prompt(exemplars=shown),)
     return tuple(Prompt.text(name, negative_names) for name in names)
+
+
+def split_exemplar(value: str) -> tuple[str, str]:
+    """Photo, or nothing where it is the image itself, and box or mask."""
+    found = _EXEMPLAR.fullmatch(value)
+    if found is None or not found["shape"].strip():
+        raise ValueError(f"an exemplar must be x0,y0,x1,y1 or a mask, with PHOTO: before it for another, got {value!r}")
+    return found["photo"] or "", found["shape"]
+
+
+def exemplar_files(values: Sequence[str]) -> list[str]:
+    """The photos and masks that --exemplar and --not-exemplar name."""
+    named = [part for value in values for part in split_exemplar(value)]
+    return [part for part in named if part and not _NUMBERS.fullmatch(part)]
 
 
 def numbered(masks: Masks, numbers: Sequence[int]) -> Masks:
@@ -122,6 +158,15 @@ def _box(value: str) -> Prompt:
 
 def _mask(value: str) -> Prompt:
     return Prompt.mask(read_mask(value))
+
+
+def _exemplar(flag: str, value: str, positive: bool) -> Exemplar:
+    photo, shape = split_exemplar(value)
+    image = read_image(photo) if photo else None
+    if not _NUMBERS.fullmatch(shape):
+        return Exemplar(image, mask=read_mask(shape), positive=positive)
+    x0, y0, x1, y1 = _floats(flag, shape, "x0,y0,x1,y1", (4,))
+    return Exemplar(image, box=Prompt.box(x0, y0, x1, y1).box_coords, positive=positive)
 
 
 def _object_number(value: str) -> int:

@@ -17,12 +17,13 @@ from anymask.cli.commands import (
     SOME_FAILED,
     WRONG_USE,
     Command,
+    add_dtype_flag,
     one_line,
     say,
     show_json,
     table,
 )
-from anymask.cli.prompts import NOTES, add_prompt_flags, numbered, read_names, read_objects
+from anymask.cli.prompts import NOTES, add_prompt_flags, exemplar_files, numbered, read_names, read_objects
 
 if TYPE_CHECKING:
     from anymask.cli.progress import Progress
@@ -48,8 +49,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders of photos, or globs in quotes")
     add_prompt_flags(parser)
     how = parser.add_argument_group("how")
-    how.add_argument("-m", "--model", default="pocket", help="catalogue name or checkpoint (default: pocket)")
+    model_help = "catalogue name (anymask models), hub id, folder or file (default: pocket)"
+    how.add_argument("-m", "--model", default="pocket", help=model_help)
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add_dtype_flag(how)
     how.add_argument("--multimask", action="store_true", help="three masks an object instead of the best one")
     how.add_argument("--zoom", action="store_true", help="look again, closer, around each object: for small ones")
     how.add_argument("--semantic", action="store_true", help="for a text one mask of everything, not one an instance")
@@ -66,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from anymask.cli.progress import Progress
 
     _check_flags(args)
-    objects, names = read_objects(args.parts), read_names(args.text, args.not_text)
+    objects = read_objects(args.parts)
+    names = read_names(args.text, args.not_text, args.exemplar, args.not_exemplar)
     found, failed = _find(args.inputs)
     photos = _limited(found, args)
     formats = _checked_formats(photos, args)
@@ -87,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if not (args.parts or args.text or args.not_text):
-        raise ValueError("nothing to segment: give a --point, --box, --mask or --text (see anymask segment --help)")
+    if not (args.parts or args.text or args.not_text or args.exemplar or args.not_exemplar):
+        raise ValueError(
+            "nothing to segment: give a --point, --box, --mask, --text or --exemplar (see anymask segment --help)"
+        )
     if args.output is None and (args.format or args.prefix):
         raise ValueError(f"--{'format' if args.format else 'prefix'} needs -o: a folder to save results in")
     if Path(args.prefix).name != args.prefix:
@@ -123,7 +129,9 @@ def _checked_formats(photos: Sequence[Path], args: argparse.Namespace) -> tuple[
     from anymask.data.exports import DEFAULT_FORMATS, output_paths
 
     formats = tuple(dict.fromkeys(args.format)) or DEFAULT_FORMATS
-    inputs = {path.resolve() for path in [*photos, *(Path(value) for flag, value in args.parts if flag == "mask")]}
+    shown = [*(value for flag, value in args.parts if flag == "mask")]
+    shown += exemplar_files([*args.exemplar, *args.not_exemplar])
+    inputs = {path.resolve() for path in [*photos, *map(Path, shown)]}
     made_by: dict[Path, Path] = {}
     for photo in photos:
         for path in output_paths(args.output, args.prefix + photo.stem, formats).values():
@@ -153,7 +161,7 @@ def _check_writable(folder: Path) -> None:
 def _load(args: argparse.Namespace) -> "Model":
     from anymask.models.load import load
 
-    return load(args.model, args.device)
+    return load(args.model, args.device, args.dtype)
 
 
 def _segment_one(
@@ -257,6 +265,8 @@ SEGMENT = Command(
         "anymask segment photo.jpg --box 40,30,600,410 --box 5,5,90,80 --json",
         'anymask segment "photos/*.jpg" other.png --text cat --text "coffee cup" -o out/ --format coco --format png',
         "anymask segment photo.jpg --mask rough.png --point 100,80 --multimask -o out/",
+        'anymask segment photo.jpg --text "red car" --exemplar 10,10,80,60 --not-exemplar 90,10,140,60'
+        " --model sam3.pt -o out/",
     ),
     notes=NOTES
     + """

@@ -1,17 +1,44 @@
-"""`anymask train pocket` and `anymask train text`: the recipes of the pocket model, resumable."""
+"""`anymask train ...`: fine-tuning of any promptable model, and the recipes of the pocket model; all resumable."""
 
 import argparse
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
+from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, show_json
 
 if TYPE_CHECKING:
     from anymask.training.pocket import PocketSettings, TrainRecord
+    from anymask.training.promptable import FinetuneRecord
     from anymask.training.text import TextRecord
+
+
+def add_promptable_flags(parser: argparse.ArgumentParser) -> None:
+    """The settings of a fine-tuning."""
+    from anymask.cli.flags import add_settings
+    from anymask.training.promptable import FinetuneSettings
+
+    add_settings(parser, FinetuneSettings)
+    _add_resume(parser)
+
+
+def run_promptable(args: argparse.Namespace) -> int:
+    """Says what will learn from what, fine-tunes, and shows the scores before and after."""
+    from anymask.cli.flags import read_settings
+    from anymask.training.promptable import FinetuneSettings, Finetuning
+
+    settings = read_settings(args, FinetuneSettings)
+    _start(args, settings)
+    run = Finetuning(settings)
+    for line in run.remarks():
+        say(line)
+    code = _follow(args, run.steps(), "train promptable", run.weights, run.results)
+    if code == DONE and not args.json:
+        for name, before in run.standing.before.items():
+            print(f"{name} {before:.3f} -> {run.standing.best[name]:.3f} (step {run.standing.best_step})")
+    return SOME_FAILED if code == DONE and run.failed else code
 
 
 def add_pocket_flags(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +112,13 @@ def _start(args: argparse.Namespace, settings: Any) -> None:
 
 
 def _follow(
-    args: argparse.Namespace, records: "Iterator[TrainRecord] | Iterator[TextRecord]", name: str, weights: Path
+    args: argparse.Namespace,
+    records: "Iterator[TrainRecord] | Iterator[TextRecord] | Iterator[FinetuneRecord]",
+    name: str,
+    weights: Path,
+    results: Callable[[], Mapping[str, Any]] = dict,
 ) -> int:
-    """Shows the records as they come, and at the end where the weights are."""
+    """Shows the records as they come, and at the end where the weights are; `results` go into the JSON too."""
     from anymask.cli.progress import Progress
 
     step, metrics = 0, dict[str, float]()
@@ -101,7 +132,7 @@ def _follow(
             return INTERRUPTED
     finite = {key: value for key, value in metrics.items() if value == value}
     if args.json:
-        show_json({"weights": str(weights), "step": step or None, "metrics": finite})
+        show_json({"weights": str(weights), "step": step or None, "metrics": finite, **results()})
     elif not step:
         print(f"{weights} was trained already: give more --steps to go on")
     else:
@@ -115,7 +146,7 @@ def _kept(output: Path) -> str:
     return f"{output / 'checkpoint.pt'} is kept; run the same command with --resume to go on"
 
 
-def _described(record: "TrainRecord | TextRecord") -> str:
+def _described(record: "TrainRecord | TextRecord | FinetuneRecord") -> str:
     speed = getattr(record, "images_per_second", None)
     return ", ".join([*([] if speed is None else [f"{speed:.1f} images/s"]), _numbers(record.metrics)])
 
@@ -123,6 +154,17 @@ def _described(record: "TrainRecord | TextRecord") -> str:
 def _numbers(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if value == value)
 
+
+PROMPTABLE = Command(
+    description="Fine-tunes a promptable model (sam, mobile, sam2, pocket) on images with masks, paired by file stem.",
+    examples=(
+        "anymask train promptable --images DIR --masks DIR --model pocket --learn decoder -o run/ --resume",
+        "anymask train promptable --images DIR --annotations FILE.json --model facebook/sam2.1-hiera-tiny -o run/",
+        "anymask segment photo.jpg --box 40,30,600,410 --model run/model -o out/",
+    ),
+    add_flags=add_promptable_flags,
+    run=run_promptable,
+)
 
 POCKET = Command(
     description="Trains the pocket model on images with masks in COCO format. Interrupt it, and go on with --resume.",

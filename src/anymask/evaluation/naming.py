@@ -15,7 +15,6 @@ from anymask.data.coco import UNNAMED, CocoImage, CocoSet
 from anymask.models.protocol import Grounded, Model
 from anymask.ops import metrics
 from anymask.prompting import place
-from anymask.segmentation import PRESENCE_THRESHOLD
 from anymask.types import Features, Masks, Prompt
 
 LEAST_ABSENT = 2  # absent names asked for in an image with fewer present ones
@@ -41,8 +40,9 @@ def ask(model: Model, features: Features, truth: Masks, absent: Sequence[str]) -
     if not names:
         return ()
     grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
+    threshold = model.capabilities.thresholds.presence
     return tuple(
-        _score(name, one, _union_of(one, features), _target_of(truth, name) if name in present else None)
+        _score(name, one, _union_of(one, features, threshold), _target_of(truth, name) if name in present else None)
         for name, one in zip(names, grounded, strict=True)
     )
 
@@ -64,9 +64,9 @@ def draw_absent_names(dataset: CocoSet, entry: CocoImage, rng: np.random.Generat
     return [candidates[i] for i in sorted(rng.choice(len(candidates), wanted, replace=False))] if wanted else []
 
 
-def _union_of(grounded: Grounded, features: Features) -> Bool[np.ndarray, "h w"]:
+def _union_of(grounded: Grounded, features: Features, threshold: float) -> Bool[np.ndarray, "h w"]:
     """What `anymask.segmentation.find(..., semantic=True)` answers: nothing for a name judged absent."""
-    if grounded.presence < PRESENCE_THRESHOLD:
+    if grounded.presence < threshold:
         return np.zeros(features.frame.size, bool)
     return np.asarray((place(grounded.semantic_logits[None], features.frame) > 0).cpu().numpy()[0])
 

@@ -45,7 +45,8 @@ class PromptableSettings:
 
     images: Path = field(metadata={"help": "folder of the pictures"})
     annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
-    model: str = field(default="pocket", metadata={"help": "catalogue name, folder or file of a model"})
+    model: str = field(default="pocket", metadata={"help": "catalogue name, hub id, folder or file of a model"})
+    dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
     limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
     seed: int = field(default=0, metadata={"help": "of the draw of images, absent names, jitter and intervals"})
     unseen_source: tuple[str, ...] = field(

@@ -1,38 +1,94 @@
-"""Weights of files: read safely, recognised by their tensors, loaded strictly."""
+"""Weights of files: read safely, without what training wrapped around them, and loaded strictly."""
 
+import json
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from anymask.data.files import write_json, write_whole
 from anymask.models.protocol import CheckpointError
 
 SHOWN = 3  # differing keys that an error shows of each kind
-WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which training scripts put the tensors
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "pocket.safetensors")  # of a folder
+PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")  # of a folder, where there are no safetensors
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files that hold weights
+WRAPPERS = ("model", "state_dict", "model_state_dict", "sam_model")  # keys under which training scripts put the tensors
+PREFIXES = ("module.", "_orig_mod.", "model.", "sam_model.", "sam.")  # what wrappers put before every name
+SNIFFED = 512  # bytes that tell a web page or a text from weights
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or PyTorch file; nothing in the file is run. Raises CheckpointError."""
-    if path.suffix == ".safetensors":
+    """The tensors of a safetensors or PyTorch file by name; nothing in the file is run. Raises CheckpointError."""
+    check_file(path)
+    content: Any = load_file(path) if _is_safetensors(path) else _read_pickle(path)
+    inner = _unwrapped(content)
+    if inner is None:
+        kind = type(content).__name__
+        raise CheckpointError(f"{path} holds no tensors by name but a {kind}: it must be the checkpoint of a model")
+    state = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a transformers folder, in one file or several. Raises CheckpointError."""
+    files = weights_of(folder)
+    if not files:
+        raise CheckpointError(f"{folder} must hold model.safetensors or pytorch_model.bin, whole, beside config.json")
+    return {name: value for file in files for name, value in read_state(file).items()}
+
+
+def weights_of(folder: Path) -> list[Path]:
+    """The files of weights of a transformers or pocket folder, of one format; none if any part is missing."""
+    for kind in (WEIGHTS, PICKLES):
+        files = sorted({path for pattern in kind for path in folder.glob(pattern)})
+        if files:
+            return files if _listed(folder, kind) <= {path.name for path in files} else []
+    return []
+
+
+def check_file(path: Path) -> None:
+    """Raises CheckpointError if the file cannot be weights: empty, a web page, git-lfs pointer or text, cut off."""
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"{path} is empty: the download never began, fetch it again")
+    with path.open("rb") as file:
+        head = file.read(SNIFFED)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a pointer of git-lfs, not the weights: run git lfs pull in its folder")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, not weights: fetch the file itself, not the page that shows it")
+    if _is_text(head):
+        raise CheckpointError(f"{path} is a text file, not weights: it must be a safetensors or PyTorch file")
+    if _is_safetensors(path):
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt"):
+                return
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
-    content = _read_pickle(path)
-    while isinstance(content, Mapping) and not _is_state(content):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            raise CheckpointError(f"{path} holds no tensors by name: it must be the checkpoint of a model")
-        content = inner
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: it must be tensors by name")
-    return {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def write_folder(folder: Path, network: nn.Module, config: Mapping[str, Any]) -> None:
+    """config.json and model.safetensors as transformers lays them out, each written whole."""
+    state: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in network.state_dict().items():
+        own = tensor.detach().cpu().contiguous()
+        state[name] = own.clone() if own.data_ptr() in places else own  # safetensors takes no shared memory
+        places.add(own.data_ptr())
+    with write_whole(folder / "model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    write_json(folder / "config.json", dict(config), indent=2)
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
@@ -48,29 +104,69 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, w
         shaped = [f"{n} {list(state[n].shape)} for {list(wanted[n])}" for n in shapes]
         rows = (("missing", missing), ("not known", extra), ("of another shape", shaped))
         raise CheckpointError(
-            f"{path} is no {what}: " + "; ".join(f"{len(r)} tensors {kind} ({_first(r)})" for kind, r in rows if r)
+            f"{path} is no {what}: " + "; ".join(f"{len(r)} tensors {kind} ({first(r)})" for kind, r in rows if r)
         )
     network.load_state_dict(dict(state), strict=True, assign=True)
 
 
+def first(names: list[str]) -> str:
+    """The first few of many, for an error."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of formats that other programs wrote: what matters is said below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is a pickle with more than tensors in it, which could run code: it is not opened; ask its author"
-            " for a safetensors file, or convert it where you trust it"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is no whole PyTorch file ({path.stat().st_size / 1e6:.1f} MB): the download may have stopped half"
-            " way, fetch it again"
-        ) from error
+        found = re.search(r"Unsupported (?:global: GLOBAL|operand) (\S+)", str(error))
+        if found and (zipfile.is_zipfile(path) or _begins(path, b"\x80")):  # else noise that reads as an operand
+            raise CheckpointError(
+                f"{path} is a pickle that holds more than tensors ({found[1]}), which could run code: it is not opened;"
+                " ask its author for a safetensors file, or convert it where you trust it"
+            ) from error
+        raise CheckpointError(_not_whole(path)) from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+        raise CheckpointError(_not_whole(path)) from error
 
 
-def _is_state(content: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, Tensor) for value in content.values())
+def _not_whole(path: Path) -> str:
+    megabytes = path.stat().st_size / 1e6
+    return (
+        f"{path} is no whole PyTorch file ({megabytes:.1f} MB): the download may have stopped half way, fetch it again"
+    )
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _unwrapped(content: object) -> Mapping[Any, Any] | None:
+    """The mapping of names to tensors, in whatever a training script put around it."""
+    if not isinstance(content, Mapping):
+        return None
+    for key in WRAPPERS:
+        if (inner := _unwrapped(content.get(key))) is not None:
+            return inner
+    return content if any(isinstance(value, Tensor) for value in content.values()) else None
+
+
+def _listed(folder: Path, kind: tuple[str, ...]) -> set[str]:
+    """The parts that the index of a sharded model names."""
+    index = folder / f"{kind[0]}.index.json"
+    try:
+        return set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weights: fetch the model again") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its first bytes (the length of a header in JSON, then its bracket), whatever its name."""
+    return _begins(path, b"{", 8) or path.suffix == ".safetensors"
+
+
+def _begins(path: Path, mark: bytes, at: int = 0) -> bool:
+    with path.open("rb") as file:
+        return file.read(at + len(mark))[at:] == mark
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode("utf-8", errors="ignore")
+    return all(letter.isprintable() or letter.isspace() for letter in text)

@@ -19,12 +19,13 @@ _log = logging.getLogger("anymask")
 def pick_device(device: str = "auto") -> str:
     """The device to use; auto takes the first of cuda, mps, cpu that is there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    able = [name for name, is_there in there.items() if is_there]
     if device == "auto":
-        return next(name for name, able in there.items() if able)
-    if not there.get(device.partition(":")[0], False):
-        raise ValueError(
-            f"device must be one of auto, {', '.join(n for n, able in there.items() if able)} here, got {device}"
-        )
+        return able[0]
+    numbered = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if ":" in device else ["cuda"]
+    known = [name for one in able for name in (numbered if one == "cuda" else [one])]
+    if device not in known:
+        raise ValueError(f"device must be one of auto, {', '.join(known)} here, got {device}")
     return device
 
 

@@ -1,6 +1,6 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from anymask.models.pocket_files import read_network, read_text_tower
+from anymask.models.efficientnet import NORM_AFTER
+from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
+from anymask.models.promptable import PromptTensors
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
 from anymask.ops import resize
-from anymask.types import Features, Frame, Image, Prompt
+from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
 MOST_PEAKS = 32  # instances sought for one name
@@ -70,6 +72,57 @@ class PocketModel:
         """Names to word pieces."""
         return self._text[1]
 
+    @property
+    def input_side(self) -> int:
+        """Side of the square input."""
+        return self.network.config.image_size
+
+    @property
+    def mask_side(self) -> int:
+        """Of mask prompts, and of the logits that come back."""
+        return self.input_side // 4
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """What can be trained apart; what draws prompts as maps counts as their encoder. Text is left alone."""
+        network, decoder = self.network, self.network.decoder
+        prompting = nn.ModuleList([decoder.prompt_encoder, decoder.drawing])
+        others = [module for module in decoder.children() if module not in (*prompting, decoder.text_token)]
+        return {
+            "encoder": nn.ModuleList([network.encoder, network.pyramid]),
+            "prompt_encoder": prompting,
+            "decoder": nn.ModuleList(others),
+        }
+
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """An image, or a crop of it, is stretched over the input."""
+        return Frame.stretched(size, (self.input_side, self.input_side), crop_box)
+
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+        """The normalised input, on the CPU."""
+        x0, y0, x1, y1 = frame.crop_box
+        return normalise(resize.stretch(image.pixels[y0:y1, x0:x1], self.input_side)[None])[0]
+
+    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+        """The pyramid's features by name. Differentiable."""
+        return dict(vars(self.network.encode(pixels.contiguous(memory_format=torch.channels_last))))
+
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+        """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
+        output = self.network.decode(PocketFeatures(**features), image_rows, self._without_text(prompts))
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return output.logits[:, chosen], output.predicted_iou[:, chosen]
+
+    def save(self, folder: Path) -> None:
+        """Writes `pocket.safetensors` with the text tower, which `load` reads from the folder."""
+        save_pocket(folder / "pocket.safetensors", _unfolded(self.network), self.tower, {"fine-tuned from": self.name})
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
         """Features of each image, stretched to the network's square; images one after another, memory stays flat."""
@@ -114,12 +167,8 @@ class PocketModel:
         return [self._ground_one(stacked, features.frame, *self._trimmed(*pair), instances) for pair in pairs]
 
     def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
-        side = self.network.config.image_size
-        frame = Frame.stretched(image.size, (side, side), crop_box)
-        x0, y0, x1, y1 = frame.crop_box
-        pixels = resize.stretch(image.pixels[y0:y1, x0:x1], side).to(self.device)
-        features = self.network.encode(normalise(pixels[None]))
-        return Features(self.name, frame, dict(vars(features)))
+        frame = self.frame(image.size, crop_box)
+        return Features(self.name, frame, self.embed(self.preprocess(image, frame)[None].to(self.device)))
 
     def _play(
         self,
@@ -185,6 +234,24 @@ class PocketModel:
             text_mask=mask,
         )
 
+    def _without_text(self, prompts: PromptTensors) -> PocketPrompts:
+        """The same prompts with what they lack as padding."""
+        config, n, device = self.network.config, len(prompts), prompts.point_coords.device
+        points, labels = prompts.point_coords, prompts.point_labels
+        if not points.shape[1]:
+            points, labels = points.new_zeros(n, 1, 2), labels.new_full((n, 1), -1)
+        boxes, masks = prompts.boxes, prompts.masks
+        return PocketPrompts(
+            points=points,
+            labels=labels,
+            boxes=points.new_zeros(n, 4) if boxes is None else boxes,
+            has_box=torch.full((n,), boxes is not None, device=device),
+            masks=points.new_zeros(n, self.mask_side, self.mask_side) if masks is None else masks,
+            has_mask=torch.full((n,), masks is not None, device=device),
+            text_tokens=points.new_zeros(n, config.text_slots, config.text_width),
+            text_mask=torch.zeros(n, config.text_slots, dtype=torch.bool, device=device),
+        )
+
     def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
         if prompt.learned is None:
             if prompt.name is None:
@@ -231,6 +298,20 @@ class PocketModel:
         logits, scores = output.logits[:, 0], output.predicted_iou[:, 0]
         kept = _distinct(logits > 0, scores, semantic > 0)
         return Grounded(presence, semantic.cpu(), logits[kept].cpu(), scores[kept].cpu())
+
+
+@torch.no_grad()
+def _unfolded(network: PocketNetwork) -> PocketNetwork:
+    """A copy whose encoder has its batch norms, as files have it: where one was folded, a norm that adds its bias."""
+    copy = PocketNetwork(network.config)
+    copy.load_state_dict(network.state_dict(), strict=False)  # a folded encoder has biases in place of norms
+    for name, module in network.encoder.named_modules():
+        for norm_name, conv_names in NORM_AFTER.items():
+            if isinstance(getattr(module, norm_name, None), nn.Identity):
+                norm = getattr(copy.encoder.get_submodule(name), norm_name)
+                norm.bias.copy_(getattr(module, conv_names[type(module).__name__]).bias)
+                norm.running_var.fill_(1 - norm.eps)
+    return copy
 
 
 def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:

@@ -41,7 +41,7 @@ class PromptableModel(ABC):
     """A network of SAM's form behind the protocol. `decode` gives any company of prompts what each gives alone."""
 
     family: ClassVar[str]
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities
     mask_side: int = 256  # of mask prompts, and of the logits that come back
     input_side: int = 1024
 

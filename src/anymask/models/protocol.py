@@ -23,6 +23,15 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """From when on a find counts: the presence of a name, the score of an instance, and the two multiplied."""
+
+    presence: float = 0.45
+    instance: float = 0.28
+    product: float = 0.0
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a family understands; `notes` say what a kind of prompt does there, also where it is ignored."""
 
@@ -33,6 +42,7 @@ class Capabilities:
     exemplars: bool = False
     concepts: bool = False
     video: bool = False
+    thresholds: Thresholds = Thresholds()
     notes: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,225 @@
+"""SAM 1 and HQ-SAM through transformers' SamModel and SamHQModel: base, large, huge, and fine-tunes such as MedSAM.
+
+Papers: Kirillov et al., Segment Anything (2023); Ke et al., Segment Anything in High Quality (2023). MobileSAM is the
+same with another encoder (`anymask.models.mobile`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel
+from transformers.models.sam.modeling_sam import SamPositionalEmbedding
+from transformers.models.sam_hq.modeling_sam_hq import SamHQMaskDecoder, SamHQPositionalEmbedding
+
+from anymask.data.files import read_json
+from anymask.models.capabilities import SAM
+from anymask.models.checkpoints import load_strictly, read_folder, write_folder
+from anymask.models.promptable import PromptableModel, PromptTensors
+from anymask.models.protocol import CheckpointError, CropBox
+from anymask.models.sam_keys import HIGH_QUALITY, POSITION, config_of, image_size, renamed, with_shared_position
+from anymask.types import Frame, Image, Size
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class Sam(PromptableModel):
+    """SAM 1, or HQ-SAM, whose masks are SAM's plus those of its high-quality token, as in its authors' default."""
+
+    family: ClassVar[str] = "sam"
+    capabilities = SAM
+    network: Any  # SamModel, SamHQModel, or a module with the same parts
+
+    def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
+        keep_position(network)
+        super().__init__(network, device, name)
+        self.input_side = self.network.prompt_encoder.input_image_size
+        self.mask_side = 4 * self.network.prompt_encoder.image_embedding_size[0]
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam":
+        """A folder as transformers saves it. Raises CheckpointError."""
+        values = read_json(folder / "config.json")
+        kind = values.get("model_type")
+        if kind not in ("sam", "sam_hq"):
+            raise CheckpointError(f"{folder / 'config.json'} must be of model_type sam or sam_hq, got {kind}")
+        network = build(SamHQConfig(**values) if kind == "sam_hq" else SamConfig(**values))
+        fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
+        return cls(network, device, name)
+
+    @classmethod
+    def from_original(
+        cls, state: Mapping[str, Tensor], kind: str, path: Path, device: str, dtype: torch.dtype, name: str
+    ) -> "Sam":
+        """The tensors of an original file, of a kind that `sam_keys.recognise` gave. Raises CheckpointError."""
+        values = config_of(kind, image_size(state))
+        network = build(SamHQConfig(**values) if kind.startswith(HIGH_QUALITY) else SamConfig(**values))
+        fill(network, renamed(state, kind), dtype, path, f"SAM {kind}")
+        return cls(network, device, name)
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Image encoder with its neck, prompt encoder, mask decoder."""
+        network = self.network
+        return {
+            "encoder": network.vision_encoder,
+            "prompt_encoder": network.prompt_encoder,
+            "decoder": network.mask_decoder,
+        }
+
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """The longest side fills the input; the rest is padding."""
+        return Frame.padded(size, self.input_side, crop_box)
+
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+        """Resized as uint8 by Pillow, normalised, then padded with zeros (`ResizeLongestSide`, `Sam.preprocess`)."""
+        x0, y0, x1, y1 = frame.crop_box
+        (h, w), side = frame.content_size, self.input_side
+        picture = PillowImage.fromarray(image.pixels[y0:y1, x0:x1])
+        resized = torch.from_numpy(np.array(picture.resize((w, h), PillowImage.Resampling.BILINEAR))).permute(2, 0, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+        return functional.pad((resized - mean) / std, (0, side - w, 0, side - h))
+
+    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+        """`image_embedding`, and for HQ-SAM `early_embedding`: the tokens after the first block that sees all."""
+        output = self.network.vision_encoder(pixels)
+        if not self._is_hq:
+            return {"image_embedding": output.last_hidden_state}
+        early = output.intermediate_embeddings[0].permute(0, 3, 1, 2)
+        return {"image_embedding": output.last_hidden_state, "early_embedding": early}
+
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+        """Every prompt stands in the batch with its image, so that each can have its own mask prompt.
+
+        HQ-SAM gives its candidates by falling predicted IoU.
+        """
+        sparse, dense = self._embed_prompts(prompts)
+        image = features["image_embedding"][image_rows]
+        position = image_position(self.network.shared_image_embedding, image.shape[-1]).to(self.dtype)
+        decoder = self.network.mask_decoder
+        if self._is_hq:
+            used, back = image_rows.unique(return_inverse=True)
+            fine = fine_features(decoder, *(features[name][used] for name in ("image_embedding", "early_embedding")))
+            return decode_hq(decoder, image + dense, position, sparse, fine[back], multimask_output)
+        logits, iou = decoder(
+            image_embeddings=image,
+            image_positional_embeddings=position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        return logits[:, 0], iou[:, 0]
+
+    def save(self, folder: Path) -> None:
+        """config.json and model.safetensors."""
+        self.network.config.architectures = [type(self.network).__name__]
+        write_folder(folder, self.network, self.network.config.to_dict())
+
+    @property
+    def _is_hq(self) -> bool:
+        return isinstance(self.network.mask_decoder, SamHQMaskDecoder)
+
+    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
+        """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""
+        points = prompts.point_coords.shape[1] > 0
+        sparse, dense = self.network.prompt_encoder(
+            input_points=prompts.point_coords[:, None] if points else None,
+            input_labels=prompts.point_labels[:, None] if points else None,
+            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
+        )
+        if not points and prompts.boxes is None:
+            return None, dense
+        return sparse.to(self.dtype), dense
+
+
+def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:
+    """The network without weights, on the meta device."""
+    with torch.device("meta"):
+        return SamHQModel(config) if isinstance(config, SamHQConfig) else SamModel(config)
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, path: Path, what: str) -> None:
+    """Gives a network of `build` its weights, which came from `path`. Raises CheckpointError.
+
+    The positional embedding stays float32, as positions of 1024 pixels are finer than bfloat16.
+    """
+    cast = {
+        key: value.to(torch.float32 if key.endswith(POSITION) else dtype) if value.is_floating_point() else value
+        for key, value in with_shared_position(state).items()
+    }
+    load_strictly(network, cast, path, what)
+
+
+def image_position(embedding: SamPositionalEmbedding | SamHQPositionalEmbedding, side: int) -> Float[Tensor, "1 c s s"]:
+    """The positional code of every cell's centre."""
+    centres = (torch.arange(side, device=embedding.positional_embedding.device) + 0.5) / side
+    x, y = torch.meshgrid(centres, centres, indexing="xy")
+    code: Tensor = embedding(torch.stack([x, y], dim=-1))
+    return code.permute(2, 0, 1)[None]
+
+
+def fine_features(
+    decoder: SamHQMaskDecoder, image: Float[Tensor, "b c s s"], early: Float[Tensor, "b d s s"]
+) -> Float[Tensor, "b e m m"]:
+    """What HQ-SAM's token reads beside the decoder's own map: last and early tokens, both four times as fine."""
+    last = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(image))))
+    first = decoder.compress_vit_norm(decoder.compress_vit_conv1(early))
+    fine: Tensor = last + decoder.compress_vit_conv2(decoder.activation(first))
+    return fine
+
+
+def decode_hq(
+    decoder: SamHQMaskDecoder,
+    image: Float[Tensor, "n c s s"],
+    position: Float[Tensor, "1 c s s"],
+    sparse: Float[Tensor, "n 1 t c"] | None,
+    fine: Float[Tensor, "n e m m"],
+    multimask_output: bool,
+) -> tuple[Float[Tensor, "n k m m"], Float[Tensor, "n k"]]:
+    """HQ-SAM's decoder through the modules of transformers' SamHQMaskDecoder (sam-hq, `MaskDecoderHQ.predict_masks`).
+
+    Not through its `forward`, which upscales the image as it was before the transformer, rows and columns exchanged
+    (transformers 5.23), so that the authors' weights give other masks than in the authors' code.
+    """
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
+    tokens = own.expand(len(image), 1, -1, -1) if sparse is None else _with_tokens(own, sparse)
+    tokens, cells = decoder.transformer(tokens, image, position, attention_similarity=None)
+    coarse = decoder.upscale_conv1(cells[:, 0].transpose(1, 2).unflatten(2, image.shape[-2:]))
+    coarse = decoder.activation(decoder.upscale_layer_norm(coarse))
+    coarse = decoder.activation(decoder.upscale_conv2(coarse))
+    finer = decoder.activation(decoder.mask_norm(decoder.mask_conv1(coarse)))
+    finer = decoder.mask_conv2(finer) + fine
+    candidates = range(1, len(decoder.mask_tokens.weight)) if multimask_output else range(1)
+    weights = [decoder.output_hypernetworks_mlps[i](tokens[:, 0, 1 + i]) for i in candidates]
+    logits = torch.einsum("nke,nehw->nkhw", torch.stack(weights, dim=1), coarse)
+    hq_weights = decoder.hq_mask_mlp(tokens[:, 0, len(own) - 1])
+    iou = decoder.iou_prediction_head(tokens[:, 0, 0])[:, list(candidates)]
+    iou, order = iou.sort(dim=1, descending=True)
+    hq_logits = torch.einsum("ne,nehw->nhw", hq_weights, finer)
+    return logits.take_along_dim(order[..., None, None], 1) + hq_logits[:, None], iou
+
+
+def keep_position(network: Any) -> None:
+    """Makes the positional embedding one float32 buffer: it is random by design and never trained."""
+    shared = network.shared_image_embedding.positional_embedding.detach().float()
+    for module in (network.shared_image_embedding, network.prompt_encoder.shared_embedding):
+        delattr(module, POSITION)
+        module.register_buffer(POSITION, shared)
+
+
+def _with_tokens(own: Float[Tensor, "o c"], sparse: Float[Tensor, "n 1 t c"]) -> Float[Tensor, "n 1 k c"]:
+    return torch.cat([own.expand(len(sparse), 1, -1, -1), sparse], dim=2)

@@ -1,0 +1,266 @@
+"""SAM 3 through transformers: a tracker for points, boxes and masks, a detector for names and exemplars, one encoder.
+
+Both read the same ViT, each through a neck of its own, so that an image is encoded once for all its prompts. SAM 3
+LiteText, and detectors saved without the tracker, know names and exemplars only. Paper: SAM 3: Segment Anything with
+Concepts (Carion et al., 2025).
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torchvision.transforms.v2 import functional as pictures
+from transformers import AutoConfig, AutoModel
+
+from anymask.models import sam3_detector, sam3_keys, sam3_text
+from anymask.models.capabilities import SAM3, SAM3_DETECTOR
+from anymask.models.checkpoints import load_strictly, read_folder, write_folder
+from anymask.models.devices import in_chunks
+from anymask.models.promptable import PromptableModel, PromptTensors
+from anymask.models.protocol import CheckpointError, CropBox, Decoded, EncodedText, Grounded
+from anymask.models.sam3_detector import LEVELS, Question, Shown
+from anymask.types import Concept, Features, Frame, Image, Prompt, Size
+
+MODEL_TYPES = ("sam3_video", "sam3", "sam3_lite_text")  # of config.json; facebook/sam3 is the first
+VISUAL = "visual"  # the text of exemplars alone (sam3, `Sam3Processor.add_geometric_prompt`)
+TEXTS_AT_ONCE = 4  # names answered together: each costs the detector about 0.5 GB of float32
+
+
+class Sam3(PromptableModel):
+    """`network` is `Sam3VideoModel` (detector, tracker, memory), or a detector: `Sam3Model`, `Sam3LiteTextModel`."""
+
+    family: ClassVar[str] = "sam3"
+    capabilities = SAM3
+    network: Any
+
+    def __init__(self, network: nn.Module, device: str = "cpu", name: str = "", source: Path = Path()) -> None:
+        super().__init__(network, device, name)
+        self.source = source  # where the tokenizer is looked for
+        self.input_side = self.detector.config.vision_config.image_size
+        if self.tracker is None:
+            self.capabilities = SAM3_DETECTOR
+        else:
+            self.mask_side = self.tracker.prompt_encoder.mask_input_size[0]
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam3":
+        """A folder as facebook/sam3 is, or of a detector alone. Raises CheckpointError."""
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if config.model_type not in MODEL_TYPES:
+            raise CheckpointError(
+                f"{folder / 'config.json'} must be of model_type {', '.join(MODEL_TYPES)}, got {config.model_type}:"
+                " the tracker is read with its detector, as facebook/sam3 has them"
+            )
+        return cls._filled(config, _official(read_folder(folder)), folder, device, dtype, name)
+
+    @classmethod
+    def from_original(
+        cls, state: dict[str, Tensor], kind: str, path: Path, device: str, dtype: torch.dtype, name: str
+    ) -> "Sam3":
+        """The tensors of `sam3.pt`, of a kind that `sam3_keys.recognise` gave. Raises CheckpointError."""
+        config = AutoConfig.for_model(**sam3_keys.config_of(kind))
+        return cls._filled(config, sam3_keys.renamed(state, kind), path, device, dtype, name)
+
+    @property
+    def detector(self) -> Any:
+        """`Sam3Model`, or its light sister."""
+        return getattr(self.network, "detector_model", self.network)
+
+    @property
+    def tracker(self) -> Any:
+        """The heads for points, boxes and masks; None if the weights have none."""
+        return getattr(self.network, "tracker_model", None)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Names to word pieces, read when the first text comes. Raises CheckpointError if there is none."""
+        return sam3_text.read_tokenizer(self.source)
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The ViT with the tracker's neck, and its heads; of a detector alone only the encoder."""
+        if self.tracker is None:
+            return {"encoder": self.detector.vision_encoder}
+        encoder = nn.ModuleDict({"vit": self.detector.vision_encoder.backbone, "neck": self.network.tracker_neck})
+        heads = {"prompt_encoder": self.tracker.prompt_encoder, "decoder": self.tracker.mask_decoder}
+        return {"encoder": encoder, **heads}
+
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """Stretched to the square input."""
+        return Frame.stretched(size, (self.input_side, self.input_side), crop_box)
+
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+        """Resized as uint8 with antialiasing, then from -1 to 1 (sam3, `Sam3Processor`)."""
+        x0, y0, x1, y1 = frame.crop_box
+        pixels = torch.from_numpy(image.pixels[y0:y1, x0:x1].transpose(2, 0, 1).copy())
+        square: Tensor = pictures.resize(pixels, list(frame.input_size), antialias=True)
+        return square.float() / 127.5 - 1
+
+    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+        """The pyramids of both necks; the tracker's as its decoder takes them, the "no memory" token added.
+
+        As the original and `Sam3TrackerVideoModel`; `Sam3TrackerModel` (5.23) adds it to a level that it then drops.
+        """
+        vision = self.detector.vision_encoder(pixels)
+        features = {f"detector_{i}": vision.fpn_hidden_states[i] for i in range(LEVELS)}
+        if self.tracker is None:
+            return features
+        cells = vision.last_hidden_state.transpose(1, 2).unflatten(2, features["detector_2"].shape[-2:])
+        (fine, middle, coarse, *_), _ = self.network.tracker_neck(cells)
+        decoder = self.tracker.mask_decoder
+        features["tracker_0"], features["tracker_1"] = decoder.conv_s0(fine), decoder.conv_s1(middle)
+        features["tracker_2"] = coarse + self.tracker.no_memory_embedding.reshape(1, -1, 1, 1)
+        return features
+
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+        """As transformers' trackers: a mask alone comes with an empty click; an unstable single mask gives way."""
+        points, labels = prompts.point_coords, prompts.point_labels
+        if not points.shape[1] and prompts.boxes is None:
+            points, labels = points.new_zeros(len(prompts), 1, 2), labels.new_full((len(prompts), 1), -1)
+        sparse, dense = self.tracker.prompt_encoder(
+            input_points=points[:, None] if points.shape[1] else None,
+            input_labels=labels[:, None] if points.shape[1] else None,
+            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
+        )
+        fine, middle, coarse = (features[f"tracker_{i}"][image_rows] for i in range(LEVELS))
+        logits, iou, _, _ = self.tracker.mask_decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=self.tracker.get_image_wide_positional_embeddings().to(self.dtype),
+            sparse_prompt_embeddings=sparse.to(self.dtype),
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+            high_resolution_features=[fine, middle],
+        )
+        return logits[:, 0], iou[:, 0]
+
+    def decode(
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
+    ) -> list[Decoded]:
+        """As `Model.decode`. Raises ValueError if the weights have no tracker."""
+        if self.tracker is None:
+            raise ValueError(
+                f"{self.name} holds the detector of SAM 3 alone: it knows names and exemplars; for points, boxes and"
+                " masks use facebook/sam3, or another model"
+            )
+        own = [replace(one, tensors=_of("tracker", one)) for one in features]  # the base stacks what it is given
+        return super().decode(own, prompts, multimask_output)
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        """Names or learned concepts, and exemplars: those of other images are encoded here, once an image."""
+        if not prompts:
+            return EncodedText((), {"questions": ()})
+        names = tuple(prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts)
+        questions = []
+        for prompt, tokens in zip(prompts, self._words(prompts), strict=True):
+            here = [one for one in prompt.exemplars if one.image is None]
+            elsewhere = self._seen_elsewhere(prompt)
+            questions.append(Question(torch.cat([tokens, *elsewhere]), Shown.of(here), bool(elsewhere)))
+        return EncodedText(names, {"questions": tuple(questions)})
+
+    @torch.inference_mode()
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
+        """The instances of each name worth a look, surest first, and the union from the semantic head."""
+        questions: tuple[Question, ...] = text.tensors["questions"]
+        own, found = _of("detector", features), {}
+
+        def run(rows: Sequence[int]) -> None:
+            output = sam3_detector.detect(self.detector, own, features.frame, [questions[i] for i in rows])
+            found.update({i: sam3_detector.grounded(output, k, instances) for k, i in enumerate(rows)})
+
+        by_kind = sorted(range(len(questions)), key=lambda i: questions[i].kind)
+        for _, rows in itertools.groupby(by_kind, key=lambda i: questions[i].kind):
+            in_chunks(run, list(rows), TEXTS_AT_ONCE)
+        return [found[i] for i in range(len(questions))]
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors and, where there is one, the tokenizer, laid out as facebook/sam3.
+
+        Not by `save_pretrained`, which in transformers 5.23 puts `tracker_model.` twice before the tracker's tensors.
+        """
+        self.network.config.architectures = [type(self.network).__name__]
+        write_folder(folder, self.network, self.network.config.to_dict())
+        with suppress(CheckpointError):  # no tokenizer was found
+            self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def _filled(
+        cls, config: Any, state: Mapping[str, Tensor], path: Path, device: str, dtype: torch.dtype, name: str
+    ) -> "Sam3":
+        with _WithoutWeights():
+            network = AutoModel.from_config(config)
+        load_strictly(network, _in_dtype(state, dtype), path, f"{config.model_type} of its size")
+        return cls(network, device, name, path)
+
+    def _words(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """The text tokens of each prompt, all through the text transformer at once."""
+        pieces = [self._pieces(prompt) for prompt in prompts]
+        ids, mask = (torch.cat([pair[i] for pair in pieces]).to(self.device) for i in (0, 1))
+        learned = [None if p.learned is None else torch.from_numpy(p.learned.token_embeddings) for p in prompts]
+        return sam3_text.encode_words(self.detector, ids, mask, learned)
+
+    def _pieces(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        if prompt.learned is None:
+            return sam3_text.word_pieces(self.tokenizer, [prompt.name or VISUAL])
+        self._check_width(prompt.learned)
+        return sam3_text.blank_pieces(self.tokenizer, len(prompt.learned.token_embeddings))
+
+    def _check_width(self, concept: Concept) -> None:
+        width = sam3_text.token_embedding(self.detector).embedding_dim
+        got = concept.token_embeddings.shape[1]
+        if got != width:
+            made = f"got one made for {concept.base_model} with vectors of {got}"
+            raise ValueError(f"a concept for {self.name} must have vectors of {width}, {made}")
+
+    def _seen_elsewhere(self, prompt: Prompt) -> list[Tensor]:
+        """The tokens of exemplars in other images."""
+        images = {id(one.image): one.image for one in prompt.exemplars if one.image is not None}
+        tokens = []
+        for key, image in images.items():
+            features = self.encode([image])[0]
+            shown = Shown.of([one for one in prompt.exemplars if id(one.image) == key])
+            own = _of("detector", features)
+            tokens.append(sam3_detector.exemplar_tokens(self.detector, own, features.frame, shown))
+        return tokens
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Modules built under it have weights without memory, to be filled, but all that they compute themselves."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **({**(kwargs or {}), "device": "meta"} if func is torch.empty else kwargs or {}))
+
+
+def _of(reader: str, features: Features) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in features.tensors.items() if name.startswith(reader)}
+
+
+def _official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names as in facebook/sam3, also from folders where transformers 5.23 has put a prefix twice."""
+    twice, once = "tracker_model.tracker_model.", "tracker_model."
+    return {once + key.removeprefix(twice) if key.startswith(twice) else key: value for key, value in state.items()}
+
+
+def _in_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floats in `dtype`, but for the tracker's position code, where few bits would move clicks by pixels."""
+    return {
+        key: value.to(torch.float32 if key.endswith(".positional_embedding") else dtype)
+        if value.is_floating_point()
+        else value
+        for key, value in state.items()
+    }

@@ -1,0 +1,224 @@
+"""Where weights come from: a catalogue name, hub id, folder or file to the folder or file on this machine.
+
+Looked at in this order: what the name itself points to, what `anymask models unpack` put here, the hub's cache. The hub
+is asked only for what is in none of them. `HF_*` variables mean what they mean to huggingface_hub, which reads them;
+it is imported when a hub id is looked up, never for pocket.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anymask.models.catalogue import RECOMMENDED, Entry, misspelt, named, nearest
+from anymask.models.checkpoints import PICKLES, SUFFIXES, WEIGHTS, check_file, weights_of
+from anymask.models.protocol import CheckpointError
+
+BESIDE = ("*.json", "*.txt", "*.txt.gz", "LICENSE*", "NOTICE*", "README.md")  # configs, tokenizers, licences
+TOKENIZER = ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "*bpe*.txt.gz")
+MANIFEST = "manifest.json"  # of a packed model, not of the model itself
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_ON = ("1", "on", "yes", "true")
+
+_log = logging.getLogger("anymask")
+
+
+def locate(model: str | Path) -> Path:
+    """The folder or file that holds the weights of `model`; fetched if they are nowhere here and the hub is allowed.
+
+    Raises ValueError for an unknown name, FileNotFoundError for a path that is not there, CheckpointError for weights
+    that cannot be had, with what to do.
+    """
+    name, path, entry = str(model), Path(model), named(str(model))
+    found = path if path.exists() and not (entry and entry.name == name) else find(name)
+    if found is not None:
+        return found
+    if entry is not None and entry.path is not None:
+        raise CheckpointError(f"the weights of {name} are missing at {entry.path}: install anymask again")
+    if entry is None and not _may_be_hub_id(name):
+        raise _unknown(name, path)
+    return _fetch(entry.hub_id if entry else name, entry)
+
+
+def find(name: str) -> Path | None:
+    """Where the weights of a catalogue name, hub id or unpacked model lie on this machine; the hub is not asked."""
+    entry = named(name)
+    if entry is not None and entry.path is not None:
+        return entry.path if entry.path.is_file() else None
+    hub_id, file = (entry.hub_id, entry.file) if entry else (name, "")
+    for unpacked in (unpacked_folder(hub_id), unpacked_folder(name)):
+        if unpacked is not None and unpacked.is_dir():
+            return unpacked
+    return _cached(hub_id, file) if _HUB_ID.fullmatch(hub_id) else None
+
+
+def unpacked_folder(name: str) -> Path | None:
+    """Where a model of this name is unpacked (there or not); None if no model can have such a name."""
+    if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)?", name):
+        return None
+    return home() / "models" / name.replace("/", "--")
+
+
+def home() -> Path:
+    """The folder of what is unpacked: `ANYMASK_HOME`, else where the system keeps data of programs."""
+    if given := os.environ.get("ANYMASK_HOME"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "anymask"
+    fallback = Path.home() / ("AppData/Local" if sys.platform == "win32" else ".local/share")
+    kept = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME")
+    return Path(kept or fallback) / "anymask"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a transformers folder; raises CheckpointError if it is none or the weights are not whole."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'} must be JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / 'config.json'} must be a JSON object, got a {type(config).__name__}")
+    files = weights_of(folder)
+    if not files:
+        raise CheckpointError(
+            f"{folder} has no weights: model.safetensors or pytorch_model.bin must be beside config.json"
+        )
+    for file in files:
+        check_file(file)
+    return config
+
+
+def lone_checkpoint(folder: Path) -> Path | None:
+    """The only file of weights in a folder without config.json, if there is one and no more."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    return files[0] if len(files) == 1 else None
+
+
+def _cached(hub_id: str, file: str) -> Path | None:
+    """The folder, or the file, of a hub id in the hub's cache if it is whole."""
+    from huggingface_hub import constants
+
+    if not Path(constants.HF_HUB_CACHE, f"models--{hub_id.replace('/', '--')}").is_dir():
+        return None  # before what is slow to import
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=[file or "config.json"]))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    if file:
+        return folder / file if (folder / file).is_file() else None
+    return folder if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    is_pocket = (folder / "pocket.safetensors").is_file()
+    return is_pocket or ((folder / "config.json").is_file() and weights_of(folder) != [])
+
+
+def _fetch(hub_id: str, entry: Entry | None) -> Path:
+    """From the hub into its cache: only what is needed, safetensors before pickles."""
+    if _is_offline():
+        raise _absent(hub_id, entry, "the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
+    weights = (entry.file,) if entry and entry.file else WEIGHTS
+    with _explained(hub_id, entry):
+        folder = _download(hub_id, BESIDE)  # small: what is wrong is found before anything is announced
+        _log.info("fetching %s%s", hub_id, f" ({entry.megabytes:g} MB)" if entry else "")
+        for kind in (weights, PICKLES):
+            folder = _download(hub_id, kind)
+            if entry and entry.file and (folder / entry.file).is_file():
+                return folder / entry.file
+            if _is_whole(folder):
+                return folder
+    raise CheckpointError(
+        f"{hub_id} holds no config.json with model.safetensors or pytorch_model.bin: fetch the file of its weights"
+        " yourself and give its path"
+    )
+
+
+@contextmanager
+def _explained(hub_id: str, entry: Entry | None) -> Iterator[None]:
+    """Whatever goes wrong on the way to the hub as a CheckpointError that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    # HTTPError is that of the library the hub uses, which was httpx and is httpx2; hf_xet raises RuntimeError.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    network = (LocalEntryNotFoundError, http_error, ConnectionError, TimeoutError, RuntimeError)
+    try:
+        yield
+    except GatedRepoError as error:
+        raise _gated(hub_id, entry) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no {hub_id}, or it is private (then set HF_TOKEN): {nearest(hub_id)}"
+        ) from error
+    except network as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:120]
+        raise _absent(hub_id, entry, f"the hub did not give it ({type(cause).__name__}: {reason})") from error
+
+
+def _gated(hub_id: str, entry: Entry | None) -> CheckpointError:
+    from huggingface_hub import constants
+
+    licence = f"the {entry.licence}" if entry else "its licence"
+    file = f"; or give the original file that you have (-m {entry.name}.pt)" if entry and entry.family == "sam3" else ""
+    return CheckpointError(
+        f"{hub_id} is gated: accept {licence} on {constants.ENDPOINT}/{hub_id}, then set HF_TOKEN or run `hf auth"
+        f" login`{file}; free of that are {RECOMMENDED} for points and boxes, and pocket for text"
+    )
+
+
+def _absent(hub_id: str, entry: Entry | None, why: str) -> CheckpointError:
+    tar = f"{entry.name if entry else hub_id.rpartition('/')[2]}.tar"
+    meant = None if entry else misspelt(hub_id)
+    return CheckpointError(
+        f"{hub_id} is not on this machine and {why}: where there is a network run `anymask models pack {hub_id}"
+        f" -o {tar}`, bring the file here and run `anymask models unpack {tar}`; pocket works without (-m pocket)"
+        f"{f'; did you mean {meant}?' if meant else ''}"
+    )
+
+
+def _unknown(name: str, path: Path) -> Exception:
+    is_version = path.suffix[1:2].isdigit()  # in sam2.1-hiera-tiny
+    if (path.suffix and not is_version) or len(path.parts) > 1:
+        return FileNotFoundError(f"no such model file or folder: {path}")
+    return ValueError(f"unknown model {name!r}: {nearest(name)}; or give a hub id, folder or file")
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """Whether to ask the hub: not for what looks like a file, nor for a name in a folder that is here."""
+    is_file = Path(name).suffix.lower() in (*SUFFIXES, ".tar", ".onnx")
+    return _HUB_ID.fullmatch(name) is not None and not is_file and not Path(name).parent.is_dir()
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return constants.HF_HUB_OFFLINE or any(os.environ.get(name, "").lower() in _ON for name in names)
+
+
+def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of a hub id in the cache, with all files of these names; no bars and no advice, as in a library."""
+    from huggingface_hub import snapshot_download
+    from tqdm import tqdm
+
+    class NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+
+    options: Any = {"allow_patterns": [*patterns], "ignore_patterns": ["*/*"], "tqdm_class": NoBar}
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return Path(snapshot_download(hub_id, **options))
+    finally:
+        logger.setLevel(before)
