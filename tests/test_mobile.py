@@ -52,8 +52,8 @@ def converted(original, path, kind):
 
 def assert_same(ours, theirs):
     full, iou, low = theirs
-    np.testing.assert_allclose(ours.logits, low, atol=1e-3, rtol=0)
-    np.testing.assert_allclose(ours.scores, iou, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(ours.logits, low, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(ours.scores, iou, atol=1e-4, rtol=0)
     clear = np.abs(full) > CLEAR
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(ours.masks[clear], (full > 0)[clear])

@@ -65,7 +65,7 @@ def exemplars(*boxes, image=None) -> Prompt:
 
 
 def assert_near(found, expected):
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 # --- the detector and transformers' own path

@@ -129,10 +129,10 @@ def detected(model, image, prompt):
 
 def assert_same_detection(found, expected):
     assert found.pred_masks.std() > 0.1
-    torch.testing.assert_close(found.pred_masks, expected["pred_masks"], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.semantic_seg, expected["semantic_seg"], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.pred_logits, expected["pred_logits"][..., 0], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.presence_logits, expected["presence_logit_dec"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.pred_masks, expected["pred_masks"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.semantic_seg, expected["semantic_seg"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.pred_logits, expected["pred_logits"][..., 0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.presence_logits, expected["presence_logit_dec"], atol=1e-4, rtol=0)
 
 
 SPATIAL = {
@@ -163,8 +163,8 @@ def test_clicks_boxes_and_masks_give_what_the_package_gives(size, multimask, ori
         mask, points, labels, box = prepared
         _, iou, low = predictor._predict(points, labels, box, mask, multimask, return_logits=True)
         assert one.logits.std() > 0.05, what
-        torch.testing.assert_close(one.logits.clamp(-32, 32), low, atol=1e-3, rtol=0, msg=what)
-        torch.testing.assert_close(one.predicted_iou, iou, atol=1e-3, rtol=0, msg=what)
+        torch.testing.assert_close(one.logits.clamp(-32, 32), low, atol=1e-4, rtol=0, msg=what)
+        torch.testing.assert_close(one.predicted_iou, iou, atol=1e-4, rtol=0, msg=what)
 
 
 def test_a_detector_alone_is_read_from_its_original(original, tmp_path, monkeypatch):

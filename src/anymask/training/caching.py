@@ -38,11 +38,11 @@ class View:
         return Image(np.ascontiguousarray(image.pixels[:, ::-1]), image.name) if self.mirrored else image
 
 
-def view_of(size: Size, index: int, seed: int) -> View:
-    """View 0 is the image, 1 its mirror image, further ones are random parts; odd ones are mirrored."""
+def view_of(size: Size, index: int, seed: tuple[int, ...]) -> View:
+    """View 0 is the image, 1 its mirror image, further ones are random parts by the seed; odd ones are mirrored."""
     if index < 2:
         return View(None, mirrored=index == 1)
-    rng = np.random.default_rng((seed, index))
+    rng = np.random.default_rng((*seed, index))
     h, w = (max(1, round(side * share)) for side, share in zip(size, rng.uniform(SMALLEST_PART, 1, 2), strict=True))
     y0, x0 = int(rng.integers(0, size[0] - h + 1)), int(rng.integers(0, size[1] - w + 1))
     return View((x0, y0, x0 + w, y0 + h), mirrored=index % 2 == 1)

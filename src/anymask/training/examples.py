@@ -40,9 +40,9 @@ class Examples:
 
     def _example(self, place: int) -> Example:
         epoch, turn = divmod(place, len(self.pairs))
-        pair = self.pairs[np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))[turn]]
-        rng = np.random.default_rng((self.seed, place, 1))
-        view = view_of(pair.masks.size, int(rng.integers(self.views)), self.seed)
+        row = int(np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))[turn])
+        pair, rng = self.pairs[row], np.random.default_rng((self.seed, place, 1))
+        view = view_of(pair.masks.size, int(rng.integers(self.views)), (self.seed, row))
         order = rng.permutation(len(pair.masks))[: self.objects]
         targets = self._targets(pair, view, order)
         if not len(targets):  # a part of the image without any of these objects
