@@ -96,7 +96,9 @@ def test_a_misspelt_subcommand_gets_the_nearest(capsys):
     assert refused(capsys, "models", "pck") == (
         "anymask models: unknown command 'pck': did you mean pack? (see anymask models --help)"
     )
-    assert refused(capsys, "models", "xyz").endswith("the commands are pack, unpack, verify (see anymask models --help)")
+    assert refused(capsys, "models", "xyz").endswith(
+        "the commands are pack, unpack, verify (see anymask models --help)"
+    )
 
 
 # --- pack and unpack
@@ -237,4 +239,6 @@ def test_the_logger_is_left_as_it_was():
 
 def test_evaluate_takes_a_dtype(place, capsys):
     words = ["--images", ".", "--annotations", "none.json", "--dtype", "half"]
-    assert "dtype must be auto, float32, bfloat16, float16, got half" in refused(capsys, "evaluate", "promptable", *words)
+    assert "dtype must be auto, float32, bfloat16, float16, got half" in refused(
+        capsys, "evaluate", "promptable", *words
+    )

@@ -73,15 +73,8 @@ def test_a_tiny_random_sam_learns_disks(disks, tmp_path, monkeypatch):
         vision_config={**vision, **sizes}, prompt_encoder_config={**prompts, **sizes}, mask_decoder_config=decoder
     )
     monkeypatch.setattr(recipe, "load", lambda *_: Sam(SamModel(config)))
-    wanted = {
-        "learn": ("all",),
-        "steps": 80,
-        "learning_rate": 1e-2,
-        "encoder_rate": 1.0,
-        "average": 0.9,
-        "decay_share": 0.75,
-    }
-    wanted |= {"objects": 1, "val_share": 0.2, "validate_every": 80}
+    wanted = {"learn": ("all",), "steps": 80, "learning_rate": 1e-2, "encoder_rate": 1.0, "average": 0.9}
+    wanted |= {"decay_share": 0.75, "objects": 1, "views": 2, "val_share": 0.2, "validate_every": 80}
     *_, last = train_promptable(settings(disks, tmp_path, **wanted))
     assert last.metrics["box_miou"] > 0.8
     assert last.metrics["click1_miou"] > 0.8

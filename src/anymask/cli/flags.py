@@ -95,5 +95,6 @@ def _help(one: Field[Any], default: object) -> str:
     if default is MISSING:
         text += " (required)"
     elif default is not None and default != () and not isinstance(default, bool):
-        text += f" (default: {default})"
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        text += f" (default: {shown})"
     return text.replace("%", "%%")
