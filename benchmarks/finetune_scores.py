@@ -3,11 +3,12 @@
     python benchmarks/finetune_scores.py --data ../shared/data/concepts/polyps --list val --list spare \
         --model pocket --model run-decoder/model --model run-all/model --output docs/finetune_scores.json
 
-DATA holds `images/`, `masks/` and the lists of file stems `val.txt`, `spare.txt`. Prompts are those of the validation of
-`anymask train promptable`: the tight box of each object, and a click at its deepest point.
+DATA holds `images/`, `masks/` and the lists of file stems `val.txt`, `spare.txt`. Prompts are those of the validation
+of `anymask train promptable`: the tight box of each object, and a click at its deepest point.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import anymask
@@ -33,7 +34,7 @@ def main() -> None:
             for chosen in args.list:
                 stems = read_stems(folder / f"{chosen}.txt")
                 pairs = read_pairs(folder / "images", folder / "masks", stems)
-                scores = Scorer(pairs.rows).score(model, lambda pair: features_of(model, pair))
+                scores = Scorer(pairs.rows).score(model, partial(features_of, model))
                 rows.append({"model": name, "images": f"{folder.name}/{chosen}.txt", **scores})
                 print(f"{name:24s} {folder.name}/{chosen}.txt", *(f"{k} {v:.3f}" for k, v in scores.items()))
     if args.output is not None:
