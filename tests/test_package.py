@@ -96,8 +96,7 @@ def test_the_commands_of_readme_are_understood():
     assert lines
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
-        assert name is not None, line
+        name = max((name for name in COMMANDS if tuple(words[: len(name)]) == name), key=len)
         module, attribute, _ = COMMANDS[name]
         command = getattr(import_module(f"anymask.cli.{module}"), attribute)
         command.parser(" ".join(name)).parse_intermixed_args(words[len(name) :])
