@@ -206,6 +206,7 @@ def asked(monkeypatch, model=None) -> list:
         return Masks.empty(image.size)
 
     monkeypatch.setattr("anymask.segmentation.segment", segment)
+    monkeypatch.setattr("anymask.segmentation.check_understood", lambda model, prompts: None)  # pocket stands in
     return seen
 
 
@@ -298,7 +299,15 @@ WRONG = {
     ),
     "mask of another size": (
         ["photo.jpg", "--mask", "small.png"],
-        "photo.jpg: a mask prompt must be bool (30, 40) (h, w) like the image, got (6, 8)",
+        "photo.jpg: a mask prompt must be of the size of the image, 40 x 30 pixels, got 8 x 6",
+    ),
+    "zoom and multimask": (
+        ["photo.jpg", "--point", "1,1", "--zoom", "--multimask"],
+        "zoom gives one mask an object, multimask several: ask for one of them",
+    ),
+    "zoom on a text": (
+        ["photo.jpg", "--text", "cat", "--zoom"],
+        "zoom is for points, boxes and masks: a text has none of them",
     ),
     "no mask file": (["photo.jpg", "--mask", "nowhere.png"], "no such file: nowhere.png"),
     "two masks": (
@@ -359,7 +368,7 @@ WRONG = {
     ),
     "exemplar of pocket": (
         ["photo.jpg", "--exemplar", "1,1,5,5"],
-        "photo.jpg: pocket knows no exemplars: use sam3 (--model facebook/sam3)",
+        "pocket knows no exemplars: use sam3 (--model facebook/sam3)",
     ),
     "short exemplar": (
         ["photo.jpg", "--exemplar", "1,1,5"],

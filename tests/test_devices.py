@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from anymask.models.devices import in_chunks, pick_device, pick_dtype
+from anymask.models.devices import in_chunks, memory_for, pick_device, pick_dtype
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_less_at_a_time_where_memory_ends(caplog):
             [18, 19],
         ]
     assert tried == [16, 8, 4, *[2] * 10]
-    assert caplog.messages[-1] == "out of memory on the device: going on with 2 prompts at a time"
+    assert caplog.messages[-1] == "out of memory on cpu: going on with 2 prompts at a time"
 
 
 def test_half_of_what_was_there_is_tried_not_half_of_what_was_allowed():
@@ -119,9 +119,36 @@ def test_not_even_one_fits():
     def run(rows):
         raise torch.OutOfMemoryError("out of memory")
 
-    with pytest.raises(
-        MemoryError, match="too little memory for a single prompt: close other programs, take a smaller"
-    ):
-        in_chunks(run, range(4), 2)
-    with pytest.raises(MemoryError, match="too little memory for a single prompt"):
+    with pytest.raises(MemoryError, match="mps has too little memory to answer a single prompt: close other programs"):
+        in_chunks(run, range(4), 2, "mps")
+    with pytest.raises(MemoryError, match="too little memory to answer a single prompt"):
         in_chunks(run, range(1), 16)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        MemoryError(),
+    ],
+)
+def test_every_device_says_in_its_own_way_that_memory_ends(error):
+    def run(rows):
+        if len(rows) > 1:
+            raise error
+        return rows[0]
+
+    assert in_chunks(run, range(3), 3) == [0, 1, 2]
+    with pytest.raises(MemoryError, match="cpu has too little memory to think"), memory_for("think", "cpu"):
+        raise error
+
+
+def test_another_error_is_not_taken_for_too_little_memory():
+    def run(rows):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        in_chunks(run, range(4), 2)
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_for("think", "cpu"):
+        raise RuntimeError("shapes differ")

@@ -100,7 +100,7 @@ def test_no_prompts_is_an_empty_result(model: PocketModel) -> None:
         (Prompt.box(60, 1, 70, 9), "a box must lie in the image of 50 x 30 pixels, got 60,1,70,9"),
         (
             Prompt.mask(np.ones((5, 5), bool)),
-            r"a mask prompt must be bool \(30, 50\) \(h, w\) like the image, got \(5, 5\)",
+            r"a mask prompt must be of the size of the image, 50 x 30 pixels, got 5 x 5",
         ),
         (Prompt.mask(np.zeros((30, 50), bool)), "a mask prompt must mark something, got an empty mask"),
     ],

@@ -448,8 +448,10 @@ def test_a_detector_alone_is_read_and_knows_no_clicks(stock, tmp_path):
     able = model.capabilities
     assert (able.points, able.boxes, able.masks, able.video, able.text, able.exemplars) == (*[False] * 4, True, True)
     assert list(model.parts) == ["encoder"]
-    with pytest.raises(ValueError, match="alone holds the detector of SAM 3 alone: it knows names and exemplars"):
+    with pytest.raises(ValueError, match="alone knows names and exemplars alone: use facebook/sam3 for points"):
         segment(picture(), points=[(1, 1)], model=model)
+    with pytest.raises(ValueError, match="alone holds the detector of SAM 3 alone: it knows names and exemplars"):
+        model.decode(model.encode([picture()]), [[Prompt.point(1, 1)]])
 
 
 def test_folders_of_another_kind_are_refused(folder, tmp_path):

@@ -9,9 +9,15 @@ from safetensors.torch import save_file
 
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
+from anymask.prompting import predict
 from anymask.segmentation import collect_prompts, find, segment, segment_batch
 from anymask.types import Exemplar, Features, Frame, Image, Prompt
 from tiny import tiny_model
+from tiny_families import tiny_sam
+
+
+def picture() -> Image:
+    return Image(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 
 
 class KnownModel:
@@ -200,3 +206,42 @@ def test_thresholds_are_the_familys_own() -> None:
 
     assert find(Strict(), Strict().encode([IMAGE])[0], ["b"]).scores.tolist() == pytest.approx([0.8])
     assert len(find(KnownModel(), KnownModel().encode([IMAGE])[0], ["b"])) == 2
+
+
+def test_a_lone_click_gets_the_surest_candidate():
+    """A click may mean a part or the whole: of all candidates the model's own choice is the answer."""
+    model, image = tiny_sam(), picture()
+    candidates = segment(image, points=[(30, 20)], model=model, multimask=True)
+    best = segment(image, points=[(30, 20)], model=model)
+    assert best.scores[0] == candidates.scores.max()
+    np.testing.assert_array_equal(best.masks[0], candidates.best().masks[0])
+    assert segment_batch([image], [[Prompt.point(30, 20)]], model=model)[0].scores[0] == candidates.scores.max()
+    features = model.encode([image])[0]
+    single = predict(model, features, [Prompt.point(30, 20)], multimask_output=False)
+    assert single.scores[0] not in candidates.scores
+
+
+def test_what_cannot_be_answered_is_said_before_the_image_is_encoded(monkeypatch):
+    model = tiny_sam()
+    monkeypatch.setattr(model, "encode", lambda images: pytest.fail("encoded for nothing"))
+    for wrong, message in (
+        ({"text": "cat"}, "tiny-sam knows no text: use pocket or sam3"),
+        ({"exemplars": [(1, 1, 5, 5)]}, "tiny-sam knows no exemplars: use sam3"),
+        ({"points": [(-5, 3)]}, "a point must lie in the image"),
+        ({"points": [(1, 1)], "zoom": True, "multimask": True}, "zoom gives one mask an object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            segment(picture(), model=model, **wrong)
+
+
+def test_a_model_that_answers_nan_is_named():
+    model = tiny_sam()
+    for p in model.network.mask_decoder.parameters():
+        p.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="tiny-sam answers with NaN"):
+        segment(picture(), points=[(5, 5)], model=model)
+
+
+def test_a_model_is_named_by_a_path_too(tmp_path):
+    tiny_sam().save(tmp_path / "sam")
+    assert len(segment(picture(), points=[(5, 5)], model=tmp_path / "sam")) == 1

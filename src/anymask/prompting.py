@@ -40,6 +40,8 @@ def predict_batch(
         for prompt in some:
             check_prompt(prompt, one.frame.size)
     decoded = model.decode(features, prompts, multimask_output)
+    if not all(torch.isfinite(one.predicted_iou).all() for one in decoded):
+        raise ValueError(f"{model.name} answers with NaN: its weights are broken, or its dtype is too narrow (float32)")
     pairs = zip(features, prompts, decoded, strict=True)
     return [_to_masks(one.frame, result, [prompt.name or "" for prompt in some]) for one, some, result in pairs]
 
@@ -51,14 +53,14 @@ def zoom(model: Model, image: Image, prompts: Sequence[Prompt], masks: Masks, *,
     """
     if len(masks) != len(prompts):
         raise ValueError(f"zoom needs one mask per prompt, got {len(masks)} masks and {len(prompts)} prompts")
-    crops = [crop_around(box, image.size, margin) for box in masks.boxes]
-    rows = [i for i, crop in enumerate(crops) if crop is not None and _inside(prompts[i], crop)]
-    if not rows:
+    results = {}
+    for i, box in enumerate(masks.boxes):  # one crop at a time: the features of all would fill the memory
+        crop = crop_around(box, image.size, margin)
+        if crop is not None and _inside(prompts[i], crop):
+            features = model.encode([image], [crop])[0]
+            results[i] = predict(model, features, [_with_rough_box(prompts[i], masks[i])])
+    if not results:
         return masks
-    closer = [crops[i] or (0, 0, 1, 1) for i in rows]
-    features = model.encode([image] * len(rows), closer)
-    again = [[_with_rough_box(prompts[i], masks[i])] for i in rows]
-    results = dict(zip(rows, predict_batch(model, features, again), strict=True))
     renewed = [results.get(i, masks[i]) for i in range(len(masks))]
     return Masks.from_dense(
         np.concatenate([one.masks for one in renewed]),
@@ -83,7 +85,8 @@ def check_prompt(prompt: Prompt, size: Size) -> None:
     mask = prompt.mask_input
     if mask is not None and mask.dtype == bool:
         if mask.shape != size:
-            raise ValueError(f"a mask prompt must be bool {size} (h, w) like the image, got {mask.shape}")
+            got = f"{mask.shape[1]} x {mask.shape[0]}"
+            raise ValueError(f"a mask prompt must be of the size of the image, {w} x {h} pixels, got {got}")
         if not mask.any():
             raise ValueError("a mask prompt must mark something, got an empty mask")
 

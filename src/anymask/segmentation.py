@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 import torch
 
 from anymask.data.images import read_image
+from anymask.models.capabilities import knows_no_text
 from anymask.models.load import load
 from anymask.models.protocol import Grounded, Model, Thresholds
 from anymask.ops import rle
-from anymask.prompting import place, predict, predict_batch
+from anymask.prompting import check_prompt, place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
 from anymask.types import Box, Exemplar, Features, Image, Masks, Prompt, Size
 
@@ -31,7 +32,7 @@ def segment(
     not_text: str | Sequence[str] | None = None,
     exemplars: Sequence[Exemplar | Sequence[float]] | None = None,
     not_exemplars: Sequence[Exemplar | Sequence[float]] | None = None,
-    model: str | Model = "pocket",
+    model: str | PathLike[str] | Model = "pocket",
     multimask: bool = False,
     zoom: bool = False,
     semantic: bool = False,
@@ -46,14 +47,18 @@ def segment(
     picture = read_image(image)
     shown = as_exemplars(exemplars, not_exemplars)
     wanted = collect_prompts(prompts, points, point_labels, boxes, mask, text, not_text, shown)
-    network = load(model) if isinstance(model, str) else model
+    spatial = [prompt for prompt in wanted if prompt.is_spatial]
+    named = [prompt for prompt in wanted if not prompt.is_spatial]
+    check_wanted(spatial, multimask=multimask, zoom=zoom)
+    network = _ready(model)
+    check_understood(network, wanted)
+    for prompt in wanted:
+        _check_placed(prompt, picture.size)
     features = network.encode([picture])[0]
     parts = []
-    spatial = [prompt for prompt in wanted if prompt.is_spatial]
     if spatial:
-        found = predict(network, features, spatial, multimask_output=multimask)
-        parts.append(zoom_in(network, picture, spatial, found) if zoom and not multimask else found)
-    named = [prompt for prompt in wanted if not prompt.is_spatial]
+        found = predict(network, features, spatial, multimask_output=multimask or None)
+        parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
     if named:
         parts.append(ground(network, features, named, semantic=semantic))
     return _numbered(parts)
@@ -63,12 +68,12 @@ def segment_batch(
     images: Sequence[Image],
     prompts: Sequence[Sequence[Prompt]],
     *,
-    model: str | Model = "pocket",
+    model: str | PathLike[str] | Model = "pocket",
     multimask: bool = False,
 ) -> list[Masks]:
     """Several images with points, boxes or masks, any number of prompts each, encoded once and decoded in one batch."""
-    network = load(model) if isinstance(model, str) else model
-    return predict_batch(network, network.encode(images), prompts, multimask_output=multimask)
+    network = _ready(model)
+    return predict_batch(network, network.encode(images), prompts, multimask_output=multimask or None)
 
 
 def find(
@@ -88,7 +93,9 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
 
     No object gets two names. Raises ValueError where the model does not understand a prompt, or it lies elsewhere.
     """
-    _check_named(model, prompts, features.frame.size)
+    check_understood(model, prompts)
+    for prompt in prompts:
+        _check_placed(prompt, features.frame.size)
     negative = [Prompt.text(name) for name in dict.fromkeys(n for p in prompts for n in p.negative_names)]
     found = model.ground(features, model.encode_text([*prompts, *negative]), instances=bool(negative) or not semantic)
     wanted, refused = found[: len(prompts)], found[len(prompts) :]
@@ -156,13 +163,33 @@ def with_exemplars(named: Sequence[Prompt], exemplars: Sequence[Exemplar]) -> li
     return [(named[0] if named else Prompt()) + Prompt(exemplars=tuple(exemplars))]
 
 
-def _check_named(model: Model, prompts: Sequence[Prompt], size: Size) -> None:
-    exemplars = [one for prompt in prompts for one in prompt.exemplars]
-    if exemplars and not model.capabilities.exemplars:
+def check_wanted(spatial: Sequence[Prompt], *, multimask: bool = False, zoom: bool = False) -> None:
+    """Raises ValueError where `multimask` or `zoom` would have no effect."""
+    if multimask and zoom:
+        raise ValueError("zoom gives one mask an object, multimask several: ask for one of them")
+    if (multimask or zoom) and not spatial:
+        raise ValueError(f"{'zoom' if zoom else 'multimask'} is for points, boxes and masks: a text has none of them")
+
+
+def check_understood(model: Model, prompts: Sequence[Prompt]) -> None:
+    """Raises ValueError if the model knows nothing of a kind of prompt, whatever the image."""
+    can = model.capabilities
+    if any(prompt.exemplars for prompt in prompts) and not can.exemplars:
         raise ValueError(f"{model.name} knows no exemplars: use sam3 (--model facebook/sam3)")
-    if not model.capabilities.text:
-        raise ValueError(f"{model.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
-    for one in exemplars:
+    if any(prompt.is_semantic for prompt in prompts) and not can.text:
+        raise knows_no_text(model.name)
+    if any(prompt.is_spatial for prompt in prompts) and not can.points:
+        raise ValueError(f"{model.name} knows names and exemplars alone: use facebook/sam3 for points, boxes and masks")
+
+
+def _ready(model: str | PathLike[str] | Model) -> Model:
+    return model if isinstance(model, Model) else load(fspath(model))
+
+
+def _check_placed(prompt: Prompt, size: Size) -> None:
+    """Raises ValueError for what lies outside its image."""
+    check_prompt(prompt, size)
+    for one in prompt.exemplars:
         _check_exemplar(one, size)
 
 

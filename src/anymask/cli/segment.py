@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     formats = _checked_formats(photos, args)
     if not photos:
         return _finish(args, [], failed)
-    job = _Job(args, _load(args), objects, names, formats)
+    job = _Job(args, _load(args, [*objects.values(), *names]), objects, names, formats)
     rows: list[dict[str, Any]] = []
     with Progress("image") as progress:
         try:
@@ -158,10 +158,15 @@ def _check_writable(folder: Path) -> None:
         raise OSError(error.errno, f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def _load(args: argparse.Namespace) -> "Model":
+def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":
+    """The model, if it understands the prompts."""
     from anymask.models.load import load
+    from anymask.segmentation import check_understood, check_wanted
 
-    return load(args.model, args.device, args.dtype)
+    check_wanted([prompt for prompt in prompts if prompt.is_spatial], multimask=args.multimask, zoom=args.zoom)
+    model = load(args.model, args.device, args.dtype)
+    check_understood(model, prompts)
+    return model
 
 
 def _segment_one(

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from anymask.cli.commands import DONE, SOME_FAILED, Command, add_dtype_flag, say, show_json, table
+from anymask.cli.commands import DONE, SOME_FAILED, Command, say, show_json, table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--image", action="append", default=[], metavar="FILE", help="a photo (repeat; default: three drawn pictures)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    add_dtype_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from anymask.models.load import load
 
     images = [read_image(path) for path in args.image]
-    model = load(args.model, args.device, args.dtype)
+    model = load(args.model, args.device)
     rows = []
     with Progress("prompt") as progress:
         for difference in verify(model, images):
@@ -57,6 +56,7 @@ VERIFY = Command(
         "anymask models verify facebook/sam2.1-hiera-tiny --image photo.jpg",
     ),
     notes="""\
+Points, boxes and masks are compared, in float32; names and exemplars of SAM 3 are in the tests alone.
 columns: the largest difference of the mask logits and of the predicted IoU from the same resized pixels (at most 0.001
 passes, in float32); of the logits when each path resizes the photo itself; the IoU of those masks in original pixels.
 exit code 0: the same; 1: they differ; 2: the model cannot be had or compared""",

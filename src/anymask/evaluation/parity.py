@@ -65,7 +65,8 @@ def verify(model: Model, images: Sequence[Image] = ()) -> Iterator[Difference]:
     """
     if not isinstance(model, PromptableModel) or not model.capabilities.points:
         raise ValueError(
-            f"{model.name} has no path for points in transformers to compare with: verify a sam, mobile, sam2 or sam3"
+            f"{model.name} has no path for points in transformers to compare with: give a sam, mobile or sam2 model,"
+            " or a sam3 with its tracker"
         )
     for image in images or [drawn(size) for size in SIZES]:
         features = model.encode([image])[0]

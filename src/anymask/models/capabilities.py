@@ -40,3 +40,8 @@ _NO_TRACKER = dict.fromkeys(
     ("points", "negative points", "boxes", "masks"), "not understood: these weights have no tracker"
 )
 SAM3_DETECTOR = replace(SAM3, points=False, boxes=False, masks=False, notes={**_NO_TRACKER, **_NAMES})
+
+
+def knows_no_text(name: str) -> ValueError:
+    """The refusal of a text by a model that knows none."""
+    return ValueError(f"{name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")

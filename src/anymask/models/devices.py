@@ -4,7 +4,8 @@ Nothing here needs a compiled extension. Every fallback is a warning of the logg
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,8 @@ import torch
 R = TypeVar("R")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_TOO_LITTLE = ("out of memory", "can't allocate memory", "not enough memory")
 
 _log = logging.getLogger("anymask")
 
@@ -25,7 +28,8 @@ def pick_device(device: str = "auto") -> str:
     numbered = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if ":" in device else ["cuda"]
     known = [name for one in able for name in (numbered if one == "cuda" else [one])]
     if device not in known:
-        raise ValueError(f"device must be one of auto, {', '.join(known)} here, got {device}")
+        seen = "" if there["cuda"] or not device.startswith("cuda") else ": PyTorch sees no CUDA device"
+        raise ValueError(f"device must be one of auto, {', '.join(known)} here, got {device}{seen}")
     return device
 
 
@@ -51,28 +55,57 @@ def pick_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
     return wanted
 
 
-def in_chunks(run: Callable[[Sequence[int]], R], rows: Sequence[int], most: int) -> list[R]:
-    """`run` on at most `most` rows at a time; where a device runs out of memory, on half as many, down to one.
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA raises an error of its own; MPS and the CPU raise a RuntimeError that only says so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOO_LITTLE)
+
+
+@contextmanager
+def memory_for(doing: str, device: str) -> Iterator[None]:
+    """Where memory ends inside, a MemoryError that says while doing what, and what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"{device} has too little memory to {doing}: close other programs, take a smaller model, --dtype float16,"
+            " or --device cpu"
+        ) from error
+
+
+def in_chunks(run: Callable[[Sequence[int]], R], rows: Sequence[int], most: int, device: str = "cpu") -> list[R]:
+    """`run` on at most `most` rows at a time; where memory ends, on half as many, down to one.
 
     Raises MemoryError if not even one fits.
     """
     results: list[R] = []
     start = 0
     while start < len(rows):
-        try:
-            results.append(run(rows[start : start + most]))
-        except torch.OutOfMemoryError as error:
-            if most == 1:
-                raise MemoryError(
-                    "the device has too little memory for a single prompt: close other programs, take a smaller model,"
-                    " --dtype float16, or --device cpu"
-                ) from error
-            most = max(1, min(most, len(rows) - start) // 2)
-            _log.warning("out of memory on the device: going on with %d prompts at a time", most)
+        chunk = rows[start : start + most]
+        if len(chunk) == 1:
+            with memory_for("answer a single prompt", device):
+                results.append(run(chunk))
+        elif not _fits(run, chunk, results):
+            most = len(chunk) // 2
+            _log.warning("out of memory on %s: going on with %d prompts at a time", device, most)
             torch.cuda.empty_cache()
             continue
         start += most
     return results
+
+
+def _fits(run: Callable[[Sequence[int]], R], rows: Sequence[int], results: list[R]) -> bool:
+    """Runs and keeps the result; False where memory was too little, all of the failed try let go."""
+    try:
+        results.append(run(rows))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _instead(wanted: torch.dtype, used: torch.dtype, device: str) -> torch.dtype:

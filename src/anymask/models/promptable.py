@@ -8,14 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anymask.models.devices import in_chunks
+from anymask.models.capabilities import knows_no_text
+from anymask.models.devices import in_chunks, memory_for
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
@@ -98,30 +99,29 @@ class PromptableModel(ABC):
         """As `Model.decode`; prompts of one kind are decoded together, `CHUNK` at a time, less where memory ends."""
         if not features:
             return []
-        stacked = {name: torch.cat([one.tensors[name] for one in features]) for name in features[0].tensors}
+        if others := sorted({one.model for one in features} - {self.name}):
+            raise ValueError(f"features for {self.name} must be its own, got those of {', '.join(others)}")
         owners = [i for i, some in enumerate(prompts) for _ in some]
         flat = [prompt for some in prompts for prompt in some]
         self._check(flat)
-        rows_of: list[Sequence[int]] = []
-        parts: list[tuple[Tensor, Tensor]] = []
+        with memory_for("hold the features of all images", self.device):
+            stacked = _stacked([one.tensors for one in features])
 
-        def run(rows: Sequence[int]) -> None:
+        def run(rows: Sequence[int]) -> _Answer:
             tensors = self.tensors([features[owners[i]].frame for i in rows], [flat[i] for i in rows])
             image_rows = torch.tensor([owners[i] for i in rows], device=self.device)
-            parts.append(self._answer(stacked, image_rows, tensors, flat[rows[0]], multimask_output))
-            rows_of.append(rows)
+            return _Answer(rows, *self._answer(stacked, image_rows, tensors, flat[rows[0]], multimask_output))
 
-        for group in alike(flat):
-            in_chunks(run, group, CHUNK)
-        return _in_order(parts, rows_of, [len(some) for some in prompts], self.mask_side)
+        answers = [one for group in alike(flat) for one in in_chunks(run, group, CHUNK, self.device)]
+        return _in_order(answers, [len(some) for some in prompts], self.mask_side)
 
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Raises ValueError: the family knows no text."""
-        raise ValueError(f"{self.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+        raise knows_no_text(self.name)
 
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         """Raises ValueError: the family knows no text."""
-        raise ValueError(f"{self.name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+        raise knows_no_text(self.name)
 
     def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
         """Prompts of one kind (`alike`), each with the frame of its image, in model pixels on the device."""
@@ -154,13 +154,8 @@ class PromptableModel(ABC):
     def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
         frame = self.frame(image.size, crop_box)
         pixels = self.preprocess(image, frame)[None].to(self.device, self.dtype)
-        try:
+        with memory_for(f"encode an image with {self.name}", self.device):
             return Features(self.name, frame, self.embed(pixels))
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"{self.device} has too little memory to encode an image with {self.name}: close other programs, take a"
-                " smaller model, --dtype float16, or --device cpu"
-            ) from error
 
     def _answer(
         self,
@@ -204,12 +199,26 @@ def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_L
     return logits
 
 
-def _in_order(
-    parts: Sequence[tuple[Tensor, Tensor]], rows_of: Sequence[Sequence[int]], counts: Sequence[int], side: int
-) -> list[Decoded]:
+class _Answer(NamedTuple):
+    """What the prompts of some rows got."""
+
+    rows: Sequence[int]
+    logits: Tensor
+    predicted_iou: Tensor
+
+
+def _stacked(features: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The features of all images in one batch; of a single image as they are, without a copy."""
+    if len(features) == 1:
+        return features[0]
+    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
+
+
+def _in_order(answers: Sequence[_Answer], counts: Sequence[int], side: int) -> list[Decoded]:
     """The answers, made in groups, in the order of the prompts, and apart for each image."""
-    if not parts:
+    if not answers:
         return [Decoded(torch.zeros(0, 1, side, side), torch.zeros(0, 1)) for _ in counts]
-    order = torch.tensor([row for rows in rows_of for row in rows]).argsort()
-    logits, iou = (torch.cat([part[i] for part in parts])[order] for i in (0, 1))
-    return [Decoded(*pair) for pair in zip(logits.split(list(counts)), iou.split(list(counts)), strict=True)]
+    order = torch.tensor([row for answer in answers for row in answer.rows]).argsort()
+    logits = torch.cat([answer.logits for answer in answers])[order].split(list(counts))
+    iou = torch.cat([answer.predicted_iou for answer in answers])[order].split(list(counts))
+    return [Decoded(*pair) for pair in zip(logits, iou, strict=True)]

@@ -98,7 +98,7 @@ def grounded(output: Any, row: int, instances: bool) -> Grounded:
     presence = output.presence_logits[row, 0].float().sigmoid()
     scores = output.pred_logits[row].float().sigmoid()
     order = scores.argsort(descending=True)
-    kept = order[scores[order] * presence >= (FLOOR if instances else torch.inf)]
+    kept = order[scores[order] * presence >= FLOOR] if instances else order[:0]
     return Grounded(
         float(presence),
         output.semantic_seg[row, 0].float().cpu(),

@@ -25,14 +25,17 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 def read_tokenizer(weights: Path) -> Any:
     """The tokenizer in a model's folder, or beside a file, or of open_clip; else a CheckpointError says what to do."""
     folder = weights if weights.is_dir() else weights.parent
-    if _is_saved(folder):
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    for merges in (folder / MERGES, *_of_open_clip()):
-        if merges.is_file():
-            return tokenizer_of(merges)
+    try:
+        if _is_saved(folder):
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        for merges in (folder / MERGES, *_of_open_clip()):
+            if merges.is_file():
+                return tokenizer_of(merges)
+    except (ValueError, OSError, EOFError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}): fetch it again") from error
     raise CheckpointError(
-        f"SAM 3 without tokenizer: to name things, put tokenizer.json of facebook/sam3, or {MERGES} of the original"
-        f" repository, into {folder}, or pip install open_clip_torch; points, boxes and masks work without"
+        f"SAM 3 without tokenizer: to name things or show exemplars, put tokenizer.json of facebook/sam3, or {MERGES}"
+        f" of the original repository, into {folder}, or pip install open_clip_torch"
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from anymask.data.images import read_image
 from anymask.data.pairs import Pair, Pairs, read_coco_pairs, read_pairs, read_stems, split
 from anymask.evaluation import reports
+from anymask.models.devices import is_out_of_memory
 from anymask.models.load import load
 from anymask.training.caching import FeatureStore, View, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
@@ -248,7 +249,9 @@ class Finetuning:
             try:
                 found = self._learn(examples, np.random.default_rng((settings.seed, step, 2)))
                 break
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._take_fewer(error)
         found["norm"] = float(nn.utils.clip_grad_norm_(self.learned, 1.0))
         self.optimizer.step()
@@ -286,7 +289,7 @@ class Finetuning:
             features = self.model.embed(torch.stack(pixels).to(self.model.device))
         return {name: value.float() for name, value in features.items()}
 
-    def _take_fewer(self, error: torch.OutOfMemoryError) -> None:
+    def _take_fewer(self, error: BaseException) -> None:
         if self.at_once == 1:
             raise MemoryError(
                 f"{self.model.device} has too little memory to train {self.model.name} on one image at a time: give"
