@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 
 import pytest
@@ -9,20 +10,31 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from anymask.models.checkpoints import check_file, first, load_strictly, read_folder, read_state, weights_of
+from anymask.models.checkpoints import (
+    check_file,
+    first,
+    in_dtype,
+    load_strictly,
+    metadata_of,
+    read_config,
+    read_folder,
+    read_state,
+    rename,
+    weights_of,
+)
 from anymask.models.protocol import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 
 class RunsCode:
-    """Unpickled, it would write a file."""
+    """Unpickled, it would write a file, by `open` or by the shell."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, shell=False):
+        self.path, self.shell = path, shell
 
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return (os.system, (f"touch {self.path}",)) if self.shell else (open, (str(self.path), "w"))
 
 
 def problem(path, call=read_state) -> str:
@@ -78,6 +90,16 @@ def test_a_pickle_that_wants_to_run_code_is_not_run(tmp_path):
     assert told.endswith("ask its author for a safetensors file, or convert it where you trust it")
     path.write_bytes(pickle.dumps(RunsCode(ran)))
     assert "could run code: it is not opened" in problem(path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_wants_the_shell_is_named(legacy, tmp_path):
+    path, ran = tmp_path / "a.pt", tmp_path / "ran"
+    torch.save({"model": STATE, "x": RunsCode(ran, shell=True)}, path, _use_new_zipfile_serialization=not legacy)
+    assert f"{path} is a pickle that holds more than tensors ({os.name}.system), which could run" in problem(path)
+    path.write_bytes(pickle.dumps(RunsCode(ran, shell=True)))
+    assert "is a pickle that holds more than tensors, which could run code" in problem(path)
     assert not ran.exists()
 
 
@@ -150,6 +172,15 @@ def test_a_folder_is_read_from_one_file_or_several(tmp_path):
     assert {path.suffix for path in weights_of(tmp_path)} == {".safetensors"}
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert weights_of(tmp_path) == []
+    assert problem(tmp_path, read_folder) == (
+        f"{tmp_path} is not whole: model-00001-of-00002.safetensors is missing, which model.safetensors.index.json"
+        " names: fetch it again"
+    )
+    (tmp_path / "model-00000-of-00002.safetensors").unlink()
+    assert same(read_folder(tmp_path))  # of the pickle
+
+
+def test_a_folder_without_weights(tmp_path):
     assert problem(tmp_path, read_folder).endswith(
         "must hold model.safetensors or pytorch_model.bin, whole, beside config.json"
     )
@@ -182,6 +213,54 @@ def test_differing_keys_are_shown(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path} is no linear layer: 1 tensors missing (a.bias); 5 tensors not known (x0, x1, x2, ...);"
         " 1 tensors of another shape (a.weight [2, 4] for [2, 3])"
+    )
+
+
+def test_position_codes_stay_float32():
+    state = {
+        "a": torch.ones(2),
+        "shared.positional_embedding": torch.ones(2),
+        "index": torch.ones(2, dtype=torch.int64),
+    }
+    dtypes = {name: value.dtype for name, value in in_dtype(state, torch.bfloat16).items()}
+    assert dtypes == {"a": torch.bfloat16, "shared.positional_embedding": torch.float32, "index": torch.int64}
+
+
+def test_rules_rename_one_after_another():
+    assert rename("a.0.b", [(r"^a\.(\d)", r"x.\1"), (r"x\.", "y.")]) == "y.0.b"
+
+
+def test_what_a_file_says_of_itself(tmp_path):
+    save_file(STATE, tmp_path / "a.pt", {"network": "{}"})
+    assert metadata_of(tmp_path / "a.pt") == {"network": "{}"}
+    (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-1])
+    assert "is no whole safetensors file (" in problem(tmp_path / "b.pt", metadata_of)
+    torch.save(STATE, tmp_path / "c.pt")
+    assert metadata_of(tmp_path / "c.pt") == {}
+
+
+# --- config.json
+
+
+def test_a_config_is_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "sam", "side": 3}')
+    assert read_config(tmp_path, ("sam", "sam_hq")) == {"model_type": "sam", "side": 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("{", "must be JSON: "),
+        ("[]", "must be a JSON object, got a list"),
+        ("{}", "must be of model_type sam, sam_hq, got None"),
+        ('{"model_type": "bert"}', "must be of model_type sam, sam_hq, got bert"),
+        ('{"model_type": ["sam"]}', "must be of model_type sam, sam_hq, got ['sam']"),
+    ],
+)
+def test_a_broken_config_says_what_is_wrong(config, told, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    assert f"{tmp_path / 'config.json'} {told}" in problem(
+        tmp_path, lambda folder: read_config(folder, ("sam", "sam_hq"))
     )
 
 

@@ -122,6 +122,13 @@ def test_pack_and_unpack_say_what_to_type_next(packed, place, capsys):
     assert (found["folder"], found["model"], found["files"]) == ("here", "here", ["config.json", "model.safetensors"])
 
 
+def test_what_to_type_next_is_quoted(packed, place, capsys):
+    _, out, _ = run(capsys, "models", "pack", "mine", "-o", "my model.tar")
+    assert out.endswith("on the other machine: anymask models unpack 'my model.tar'\n")
+    _, out, _ = run(capsys, "models", "unpack", "my model.tar", "-o", "my place")
+    assert out.endswith(" -m 'my place' -o out/\n")
+
+
 def test_pack_in_json(packed, capsys):
     code, out, err = run(capsys, "models", "pack", "mine", "-o", "a.tar", "--json")
     found = json.loads(out)
@@ -159,9 +166,13 @@ def test_a_missing_file(capsys):
     assert segment(capsys, "sam_vit_b_01ec64.pth") == "no such model file or folder: sam_vit_b_01ec64.pth"
 
 
+def test_no_model(capsys):
+    assert segment(capsys, "").startswith("the model must be a catalogue name, hub id, folder or file, got nothing")
+
+
 def test_another_architecture(capsys):
     torch.save({"conv1.weight": torch.ones(1)}, "resnet.pt")
-    assert segment(capsys, "resnet.pt").startswith("resnet.pt is of another architecture: nearest is ")
+    assert segment(capsys, "resnet.pt").startswith("resnet.pt is of another architecture, with nothing in common: it")
 
 
 def test_a_gated_model(capsys, monkeypatch):
@@ -207,7 +218,7 @@ def loud_family(monkeypatch, packed):
 
     module.Loud = Loud
     monkeypatch.setitem(sys.modules, "loud", module)
-    monkeypatch.setitem(FAMILIES, "sam", ("loud:Loud", ()))
+    monkeypatch.setitem(FAMILIES, "sam", ("loud:Loud", FAMILIES["sam"][1]))
     return module
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anymask.models import load as loading
-from anymask.models.load import FAMILIES, MARKERS, MODEL_TYPES, load
+from anymask.models import sam2_keys, sam_keys
+from anymask.models.load import CATALOGUE, FAMILIES, MODEL_TYPES, load
 from anymask.models.protocol import Capabilities, CheckpointError
 
 
@@ -41,8 +41,11 @@ def families(monkeypatch):
         module = types.ModuleType(f"standin_{family}")
         module.Standin = type(f"Standin_{family}", (Standin,), {})
         module.recognise = lambda shapes, family=family: "tiny" if family in shapes else None
+        module.NAME, module.KINDS, module.MARKERS = (
+            getattr(FAMILIES[family][1], x) for x in ("NAME", "KINDS", "MARKERS")
+        )
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(FAMILIES, family, (f"{module.__name__}:Standin", (module.__name__,)))
+        monkeypatch.setitem(FAMILIES, family, (f"{module.__name__}:Standin", module))
     return {family: sys.modules[f"standin_{family}"].Standin for family in FAMILIES}
 
 
@@ -83,11 +86,21 @@ def test_a_model_is_called_as_it_was_asked_for(families, folder, monkeypatch):
     assert load("sam2.1-hiera-tiny", "cpu").given[-1] == "sam2.1-hiera-tiny"
 
 
+def test_parts_of_a_folder_stand_for_the_folder(families, folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert load(folder / "model-00001-of-00001.safetensors", "cpu").given == load(folder, "cpu").given
+
+
+def test_a_folder_of_the_tracker_alone_is_not_read(families, folder):
+    (folder / "config.json").write_text('{"model_type": "sam3_tracker"}')
+    assert problem(folder).endswith(", got sam3_tracker")
+
+
 def test_a_folder_of_another_model(folder):
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert problem(folder) == (
-        f"{folder / 'config.json'} is of model_type bert, which anymask does not know: it must be one of"
-        f" {', '.join(MODEL_TYPES)}"
+        f"{folder / 'config.json'} must be of model_type sam, sam_hq, mobile_sam, sam2, sam2_video, edgetam,"
+        " edgetam_video, sam3_video, sam3, sam3_lite_text, got bert"
     )
 
 
@@ -121,16 +134,41 @@ def test_an_original_file_is_recognised_by_its_tensors(family, suffix, families,
     assert model.given == ([family], "tiny", path, "cpu", torch.float32, "weights")
 
 
+KNOWN = "the families that anymask knows are pocket, sam, mobile, sam2, sam3 (anymask models)"
+
+
+def saved(names, path):
+    torch.save({name: torch.ones(1) for name in names}, path)
+    return path
+
+
 def test_another_architecture_names_the_nearest_family(families, tmp_path):
-    path = tmp_path / "resnet.pt"
-    some = [*MARKERS["sam2"][:4], "conv1.weight", "fc.weight"]
-    torch.save({name: torch.ones(1) for name in some}, path)
-    count = len(MARKERS["sam2"])
+    path = saved(["conv1.weight", *sam2_keys.MARKERS[:3], "fc.weight"], tmp_path / "other.pt")
     assert problem(path) == (
-        f"{path} is of another architecture: nearest is sam2, of which it has 4 of {count} tensors looked for; missing"
-        f" {', '.join(MARKERS['sam2'][4:])}; not known conv1.weight, fc.weight; the models that anymask knows are of"
-        " the families pocket, sam, mobile, sam2, edgetam, sam3 (anymask models)"
+        f"{path} is of another architecture: nearest is sam2, of which it has 3 of 5 tensors looked for; missing"
+        f" {', '.join(sam2_keys.MARKERS[3:])}; it begins with conv1.weight, {', '.join(sam2_keys.MARKERS[:2])}, ...;"
+        f" {KNOWN}"
     )
+
+
+def test_the_heads_of_sam_alone_are_nearest_to_sam(tmp_path):
+    assert ": nearest is sam, of which it has 2 of 6 tensors" in problem(saved(sam_keys.HEADS, tmp_path / "heads.pt"))
+
+
+def test_what_has_nothing_in_common_says_so(tmp_path):
+    path = saved(["conv1.weight", "bn1.weight", "bn1.bias", "fc.weight"], tmp_path / "resnet18.pth")
+    assert problem(path) == (
+        f"{path} is of another architecture, with nothing in common: it begins with conv1.weight, bn1.weight,"
+        f" bn1.bias, ...; {KNOWN}"
+    )
+
+
+def test_a_known_family_of_an_unknown_size(tmp_path):
+    path = saved([*sam2_keys.MARKERS, "maskmem_tpos_enc"], tmp_path / "sam2_fewer.pt")
+    assert problem(path) == f"{path} is SAM 2 of an unknown size: known are tiny, small, base_plus, large, edgetam"
+    state = dict.fromkeys(sam_keys.MARKERS, torch.ones(1)) | {"image_encoder.pos_embed": torch.ones(1, 2, 2, 384)}
+    torch.save(state, tmp_path / "vit_s.pth")
+    assert problem(tmp_path / "vit_s.pth").endswith("is SAM 1 of an unknown size: known are vit_b, vit_l, vit_h")
 
 
 def test_tensors_under_the_names_of_transformers_need_their_config(families, tmp_path):
@@ -184,6 +222,5 @@ def test_dtype_and_device_are_checked_first():
 
 
 def test_every_family_has_markers():
-    assert {*MARKERS, "pocket"} >= {*FAMILIES}
-    assert set(MODEL_TYPES.values()) == set(FAMILIES)
-    assert loading.CATALOGUE["sam3"].family in FAMILIES
+    assert all(keys.MARKERS and keys.NAME and keys.KINDS for _, keys in FAMILIES.values())
+    assert set(MODEL_TYPES.values()) == set(FAMILIES) == {entry.family for entry in CATALOGUE.values()} - {"pocket"}

@@ -1,5 +1,6 @@
 """`load` with the families themselves: tiny folders of each, and the tensors of each original file."""
 
+import json
 import warnings
 from functools import partial
 from importlib import import_module
@@ -9,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from anymask.models.load import FAMILIES, MARKERS, load, recognise
+from anymask.models import checkpoints
+from anymask.models.load import FAMILIES, load, recognise
 from anymask.models.promptable import PromptableModel
+from anymask.models.protocol import CheckpointError
 from originals import original_mobile, sam_package
-from tiny_families import tiny_edgetam, tiny_mobile, tiny_sam, tiny_sam2, tiny_sam_hq
+from tiny_families import tiny_edgetam, tiny_edgetam_config, tiny_mobile, tiny_sam, tiny_sam2, tiny_sam_hq
 from tiny_sam3 import tiny_sam3
 
 TINY = {"sam": tiny_sam, "sam_hq": tiny_sam_hq, "mobile": tiny_mobile, "sam2": tiny_sam2, "edgetam": tiny_edgetam}
@@ -39,6 +42,49 @@ def test_the_number_format_that_was_asked_for(make, tmp_path):
     model = load(tmp_path / "mine", "cpu", "bfloat16")
     assert isinstance(model, PromptableModel)
     assert model.dtype == torch.bfloat16
+
+
+EDGETAM = tiny_edgetam_config()["vision_config"]
+WRONG = [
+    (tiny_sam, {"vision_config": 3}),
+    (tiny_sam, {"mask_decoder_config": {"num_attention_heads": "abc"}}),
+    (tiny_sam_hq, {"prompt_encoder_config": []}),
+    (tiny_mobile, {"embed_dims": "abc"}),
+    (tiny_mobile, {"depths": [1]}),
+    (tiny_sam2, {"vision_config": 3}),
+    (tiny_sam2, {"vision_config": {"model_type": "sam2_vision_model", "backbone_config": {"model_type": "none"}}}),
+    (tiny_edgetam, {"vision_config": {"backbone_config": {"model_type": "timm_wrapper", "architecture": "none"}}}),
+    (
+        tiny_edgetam,
+        {"vision_config": {**EDGETAM, "backbone_config": {**EDGETAM["backbone_config"], "architecture": "no"}}},
+    ),
+    (tiny_sam3, {"detector_config": 3}),
+]
+
+
+@pytest.mark.parametrize(("make", "values"), WRONG)
+def test_wrong_values_in_a_config_are_said(make, values, tmp_path):
+    make().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path, "cpu")
+    assert str(caught.value).startswith(f"{path} describes no network that can be built (")
+    assert str(caught.value).endswith("): correct it, or fetch it again")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [tiny_sam, tiny_mobile, tiny_sam2, tiny_sam3])
+def test_every_file_is_opened_and_checked_once(make, tmp_path, monkeypatch):
+    make().save(tmp_path)
+    opened = []
+    for name in ("load_file", "safe_open", "_check_head"):
+        real = getattr(checkpoints, name)
+        monkeypatch.setattr(
+            checkpoints, name, lambda *a, real=real, name=name, **k: opened.append(name) or real(*a, **k)
+        )
+    load(tmp_path, "cpu")
+    assert sorted(opened) == ["_check_head", "load_file"]
 
 
 def original_sam2(file: str) -> nn.Module:
@@ -76,18 +122,18 @@ def shapes(network: nn.Module) -> dict[str, torch.Size]:
 def test_original_tensors_are_recognised_and_hold_every_marker(make, markers, found):
     tensors = shapes(make())
     assert recognise(tensors, Path("a.pt")) == found
-    assert set(MARKERS[markers]) <= set(tensors)
+    assert set(FAMILIES[markers][1].MARKERS) <= set(tensors)
 
 
 def test_the_markers_of_sam3_are_its_tensors():
     lines = (Path(__file__).parent / "sam3_original.txt").read_text().splitlines()
-    assert set(MARKERS["sam3"]) <= {line.split(" ")[0] for line in lines}
+    assert set(FAMILIES["sam3"][1].MARKERS) <= {line.split(" ")[0] for line in lines}
 
 
 def test_every_family_is_there():
-    for target, modules in FAMILIES.values():
+    for target, keys in FAMILIES.values():
         module, _, name = target.partition(":")
         family = getattr(import_module(module), name)
         assert callable(family.from_folder)
         assert callable(family.from_original)
-        assert all(import_module(module).recognise({}) is None for module in modules)
+        assert keys.recognise({}) is None

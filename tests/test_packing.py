@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anymask.models import sources
+from anymask.models import sam3_keys, sources
 from anymask.models.load import load
 from anymask.models.packing import Manifest, pack, unpack
 from anymask.models.protocol import CheckpointError
@@ -51,8 +51,20 @@ def in_cache(tmp_path: Path, folder: Path) -> None:
         (snapshot / path.name).symlink_to(blob)
 
 
+def original(path: Path) -> None:
+    """An original file, as far as it is recognised."""
+    names = (sam3_keys.MARK, "transformer.decoder.presence_token.weight")
+    torch.save(dict.fromkeys(names, torch.zeros(1)), path)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def flip_last(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def problem(tar: Path, folder: Path | None = None) -> str:
@@ -91,19 +103,19 @@ def test_a_folder_of_ones_own(tmp_path, folder, home):
     assert (manifest.name, manifest.hub_id) == ("mine", None)
     assert manifest.licence == "not known: ask where the weights came from"
     assert {file.name for file in manifest.files} == {*MODEL, "model.safetensors"}
-    assert manifest.bytes == sum(file.bytes for file in manifest.files)
+    assert manifest.size == sum(file.size for file in manifest.files)
     _, place = unpack(tmp_path / "a.tar", tmp_path / "new" / "place")
     assert set(contents(place)) == {*MODEL, "model.safetensors", "manifest.json"}
     assert pack(place, tmp_path / "b.tar").files == manifest.files
     unpack(tmp_path / "a.tar")
-    assert sources.locate("mine") == home / "models" / "mine"
+    assert sources.locate("mine").path == home / "models" / "mine"
 
 
 def test_an_original_file_takes_its_tokenizer_and_nothing_else(tmp_path, home):
     downloads = tmp_path / "Downloads"
     downloads.mkdir()
+    original(downloads / "sam3.pt")
     for name in (
-        "sam3.pt",
         "vocab.json",
         "merges.txt",
         "bpe_simple_vocab_16e6.txt.gz",
@@ -131,6 +143,59 @@ def test_a_pocket_model_of_ones_own_is_not_called_pocket(tmp_path, tiny_pocket, 
     assert load("run").name == "run"
 
 
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        ("my größe modèl.bin", "my-größe-modèl"),
+        ("mode\u0300l.pt", "mod\u00e8l"),
+        ("-(a).pt", "a-"),
+        ("!.pt", "model"),
+        ("v1.2 final.pth", "v1.2-final"),
+    ],
+)
+def test_any_file_name_makes_a_name_that_can_be_unpacked(named, name, tmp_path, home):
+    original(tmp_path / named)
+    assert pack(tmp_path / named, tmp_path / "a.tar").name == name
+    assert unpack(tmp_path / "a.tar")[1] == sources.locate(name).path == home / "models" / name
+
+
+def test_a_folder_in_the_way_is_not_what_a_catalogue_name_packs(tmp_path, folder, monkeypatch):
+    in_cache(tmp_path, folder)
+    (tmp_path / "work" / "sam2.1-hiera-tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    manifest = pack("sam2.1-hiera-tiny", tmp_path / "a.tar")
+    assert (manifest.name, manifest.hub_id, manifest.licence) == (TINY, TINY, "Apache-2.0")
+
+
+def test_an_original_of_a_hub_folder_with_a_config_comes_out_as_it_was(tmp_path, home, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--dhkim2810--MobileSAM" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "README.md").write_text("#")
+    original(snapshot / "mobile_sam.pt")
+    pack("mobile-sam", tmp_path / "a.tar")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another machine"))
+    _, place = unpack(tmp_path / "a.tar")
+    assert sources.locate("mobile-sam").path == place / "mobile_sam.pt" == sources.weights_at(place)
+
+
+def test_an_unpacked_model_keeps_its_origin_when_it_is_packed_again(tmp_path, folder, monkeypatch):
+    in_cache(tmp_path, folder)
+    first = pack("sam2.1-hiera-tiny", tmp_path / "a.tar")
+    _, place = unpack(tmp_path / "a.tar", tmp_path / "there")
+    assert pack(place, tmp_path / "b.tar") == first
+    assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "a.tar").read_bytes()
+    save_file({"a": torch.ones(3)}, place / "model.safetensors")  # another model now
+    manifest = pack(place, tmp_path / "b.tar")
+    assert (manifest.name, manifest.hub_id, manifest.licence[:9]) == ("there", None, "not known")
+
+
+def test_the_weights_of_a_folder_are_packed_as_the_folder(tmp_path, folder):
+    assert pack(folder / "model.safetensors", tmp_path / "a.tar") == pack(folder, tmp_path / "b.tar")
+
+
 def test_the_same_files_give_the_same_tar(tmp_path, folder):
     pack(folder, tmp_path / "a.tar")
     (folder / "config.json").touch()
@@ -141,10 +206,22 @@ def test_the_same_files_give_the_same_tar(tmp_path, folder):
 def test_unpacking_twice_is_as_once(tmp_path, folder):
     pack(folder, tmp_path / "a.tar")
     assert unpack(tmp_path / "a.tar") == unpack(tmp_path / "a.tar")
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "sam"}')
     pack(folder, tmp_path / "a.tar")
     with pytest.raises(FileExistsError, match=r"mine is there already and holds something else: remove it, or give"):
         unpack(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink, flip_last])
+def test_unpacking_again_repairs_what_was_damaged(damage, tmp_path, folder):
+    pack(folder, tmp_path / "a.tar")
+    _, place = unpack(tmp_path / "a.tar")
+    (place / "notes.txt").write_text("mine")
+    before = contents(place)
+    damage(place / "model.safetensors")
+    unpack(tmp_path / "a.tar")
+    assert contents(place) == before
+    assert {path.name for path in place.parent.iterdir()} == {"mine"}
 
 
 # --- refusals of pack
@@ -161,8 +238,34 @@ def test_a_tar_does_not_overwrite_its_model(tmp_path, folder):
 
 
 def test_a_folder_without_a_model_is_not_packed(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no folder of a model: it must hold model.safetensors, or one"):
+    with pytest.raises(
+        CheckpointError, match=r"is no folder of a model: it must hold config.json and model.safetensors"
+    ):
         pack(tmp_path, tmp_path / "a.tar")
+
+
+def test_what_load_would_not_take_is_not_packed(tmp_path, folder):
+    def refused(path: Path) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            pack(path, tmp_path / "a.tar")
+        assert not (tmp_path / "a.tar").exists()
+        return str(caught.value)
+
+    assert "is no whole PyTorch file" in refused(cut(tmp_path / "a.pth", torch.save))
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
+    assert "photo.jpg is no whole PyTorch file" in refused(tmp_path / "photo.jpg")
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "resnet.pt")
+    assert "resnet.pt is of another architecture" in refused(tmp_path / "resnet.pt")
+    cut(folder / "model.safetensors", save_file)
+    assert "is no whole safetensors file" in refused(folder)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert "must be of model_type sam, " in refused(folder)
+
+
+def cut(path: Path, save) -> Path:
+    save({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
 
 
 def test_what_is_not_here_is_not_packed_offline(tmp_path):
@@ -177,7 +280,7 @@ def test_what_is_not_here_is_not_packed_offline(tmp_path):
 def crafted(path: Path, *members: tuple[tarfile.TarInfo, bytes], manifest: object = None, **changes: object) -> Path:
     """A tar as `pack` writes it, with these members, and a manifest that names the plain files unless it is given."""
     files = [
-        {"name": info.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        {"name": info.name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for info, content in members
         if info.isreg()
     ]
@@ -200,7 +303,7 @@ def plain(name: str = "config.json", content: bytes = b"{}") -> tuple[tarfile.Ta
     return tarfile.TarInfo(name), content
 
 
-ONE = {"name": "config.json", "bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+ONE = {"name": "config.json", "size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +337,23 @@ def test_the_name_of_a_model_is_no_path(name, tmp_path, home):
     assert not home.exists()
 
 
-@pytest.mark.parametrize("change", [{"bytes": 3}, {"sha256": "0" * 64}])
+def test_the_name_of_what_ships_is_not_taken(tmp_path, home, monkeypatch, tiny_pocket):
+    tar = crafted(tmp_path / "a.tar", plain(), name="pocket")
+    assert problem(tar).endswith("names its model 'pocket', as one that ships with anymask: give -o FOLDER")
+    assert not home.exists()
+    assert unpack(tar, tmp_path / "there")[1] == tmp_path / "there"
+    (tmp_path / "pocket").mkdir()
+    (tmp_path / "pocket" / "pocket.safetensors").write_bytes(tiny_pocket.read_bytes())
+    for path in (tmp_path / "pocket", tmp_path / "pocket" / "pocket.safetensors"):
+        assert pack(path, tmp_path / "b.tar").name == "my-pocket"
+
+
+def test_a_tar_without_files_is_refused(tmp_path, home):
+    assert problem(crafted(tmp_path / "a.tar")).endswith("a.tar holds no files: refused")
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("change", [{"size": 3}, {"sha256": "0" * 64}])
 def test_a_changed_file_is_seen(change, tmp_path, home):
     tar = crafted(tmp_path / "a.tar", plain(), files=[{**ONE, **change}])
     assert problem(tar).endswith("is damaged: config.json is not what was packed, copy the file again")
@@ -326,7 +445,7 @@ def test_a_manifest_is_plain_data(tmp_path, folder):
     assert names[-1] == "model.safetensors"
     assert written["files"][0] == {
         "name": "LICENSE",
-        "bytes": 4,
+        "size": 4,
         "sha256": hashlib.sha256(b"free").hexdigest(),
     }
     assert written["anymask"]

@@ -394,7 +394,7 @@ def test_a_folder_without_weights_or_of_another_family_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"must hold model\.safetensors or pytorch_model\.bin, whole"):
         sam.Sam.from_folder(tmp_path, "cpu", torch.float32, "")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match=r"config\.json must be of model_type sam or sam_hq, got bert"):
+    with pytest.raises(CheckpointError, match=r"config\.json must be of model_type sam, sam_hq, got bert"):
         sam.Sam.from_folder(tmp_path, "cpu", torch.float32, "")
 
 

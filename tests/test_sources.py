@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from anymask.models import sources
 from anymask.models.catalogue import CATALOGUE, RECOMMENDED, misspelt, named, nearest
 from anymask.models.protocol import CheckpointError
-from anymask.models.sources import find, home, locate, lone_checkpoint, read_config, unpacked_folder
+from anymask.models.sources import find, home, locate, lone_checkpoint, unpacked_folder, weights_at
 
 TINY = "facebook/sam2.1-hiera-tiny"
 COMMIT = "0" * 40
@@ -90,19 +90,19 @@ def problem(model: str) -> str:
 
 
 def test_shipped_weights_are_here():
-    assert locate("pocket") == find("pocket") == CATALOGUE["pocket"].path
+    assert locate("pocket").path == find("pocket") == CATALOGUE["pocket"].path
 
 
 @pytest.mark.parametrize("name", [TINY, "sam2.1-hiera-tiny"])
 def test_the_cache_is_used_by_hub_id_and_by_name(name, cache):
     assert find(name) is None
     folder = cached(cache, TINY, "config.json", "model.safetensors")
-    assert locate(name) == find(name) == folder
+    assert locate(name).path == find(name) == folder
 
 
 def test_a_cached_original_file_is_found(cache):
     folder = cached(cache, "dhkim2810/MobileSAM", "README.md", "mobile_sam.pt")
-    assert locate("mobile-sam") == folder / "mobile_sam.pt"
+    assert locate("mobile-sam").path == folder / "mobile_sam.pt"
 
 
 @pytest.mark.parametrize("names", [["config.json"], ["model.safetensors"], ["config.json", "model.fp16.safetensors"]])
@@ -123,18 +123,32 @@ def test_a_sharded_model_is_here_when_every_part_is(cache):
 def test_an_unpacked_model_comes_before_the_cache(cache):
     cached(cache, TINY, "config.json", "model.safetensors")
     folder = put(home() / "models" / "facebook--sam2.1-hiera-tiny", "config.json", "model.safetensors")
-    assert locate(TINY) == locate("sam2.1-hiera-tiny") == folder
+    assert locate(TINY).path == locate("sam2.1-hiera-tiny").path == folder
     mine = put(home() / "models" / "mine", "mine.pt")
-    assert locate("mine") == mine
+    assert locate("mine").path == mine
 
 
 def test_a_path_comes_before_the_hub_but_not_before_a_catalogue_name(tmp_path):
     for name in (TINY, "pocket", "photo.pt"):
         put(Path(name), "config.json")
-    assert locate(TINY) == Path(TINY)
-    assert locate("pocket") == CATALOGUE["pocket"].path
-    assert locate("./pocket") == Path("pocket")
-    assert locate(Path("photo.pt")) == Path("photo.pt")
+    assert locate(TINY).path == Path(TINY)
+    assert locate("pocket").path == CATALOGUE["pocket"].path
+    assert locate("./pocket").path == Path("pocket")
+    assert locate(Path("photo.pt")).path == Path("photo.pt")
+
+
+def test_a_located_path_says_what_is_known_of_it(cache):
+    folder = cached(cache, TINY, "config.json", "model.safetensors")
+    assert locate("sam2.1-hiera-tiny") == locate(TINY) == (folder, CATALOGUE["sam2.1-hiera-tiny"], False)
+    put(Path("sam2.1-hiera-tiny"), "config.json")
+    put(Path(TINY), "config.json")
+    assert locate("sam2.1-hiera-tiny") == (folder, CATALOGUE["sam2.1-hiera-tiny"], False)
+    assert locate(TINY) == (Path(TINY), None, True)
+
+
+def test_an_unpacked_original_is_its_file_whatever_lies_beside():
+    folder = put(home() / "models" / "dhkim2810--MobileSAM", "config.json", "mobile_sam.pt")
+    assert find("mobile-sam") == find("dhkim2810/MobileSAM") == folder / "mobile_sam.pt"
 
 
 def test_names_that_no_folder_can_have():
@@ -176,7 +190,40 @@ def test_offline_says_how_to_bring_it(variable, monkeypatch):
         " `anymask models unpack sam2.1-hiera-tiny.tar`; pocket works without (-m pocket)"
     )
     assert problem("facebook/sam2.1-hiera-tinny").endswith(f"; did you mean {TINY}?")
-    assert "did you mean" not in problem("someone/else")
+    assert problem("someone/else").endswith("(-m pocket); there is no folder or file someone/else either")
+
+
+def test_offline_says_what_a_gated_model_asks_for(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert problem("sam3") == (
+        "facebook/sam3 is not on this machine and the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE):"
+        " where there is a network accept the SAM License on http://localhost:1/facebook/sam3, then set HF_TOKEN or run"
+        " `hf auth login`, then run `anymask models pack facebook/sam3 -o sam3.tar`, bring the file here and run"
+        " `anymask models unpack sam3.tar`; or give the original file that you have (-m sam3.pt); pocket works without"
+        " (-m pocket)"
+    )
+
+
+def test_a_path_with_the_name_of_the_catalogue_is_pointed_to(monkeypatch):
+    put(Path("sam3"), "config.json")
+    hub(monkeypatch, GatedRepoError("403", response=response(403)))
+    assert problem("sam3").endswith("; or -m ./sam3, which is here")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert problem("sam3").endswith("; or -m ./sam3, which is here")
+    assert "which is here" not in problem("sam-vit-base")
+
+
+def test_a_web_page_instead_of_the_hub(monkeypatch):
+    hub(monkeypatch, json.JSONDecodeError("Expecting value", "<html>", 0))
+    told = "what answered was not the hub (a network that wants a login first, or HF_ENDPOINT is wrong): where there"
+    assert problem(TINY).startswith(f"{TINY} is not on this machine and {told}")
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_no_name_is_no_model(name):
+    with pytest.raises(ValueError, match="must be a catalogue name, hub id, folder or file, got nothing"):
+        locate(name)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +263,10 @@ def test_a_gated_model_names_page_licence_token_and_ways_around(monkeypatch):
 def test_an_unknown_repository_gets_the_nearest_names(monkeypatch):
     hub(monkeypatch, RepositoryNotFoundError("401", response=response(401)))
     assert problem("facebook/sam-vit-bas").startswith(
-        "the hub has no facebook/sam-vit-bas, or it is private (then set HF_TOKEN): the nearest known are sam-vit-base,"
+        "the hub has no facebook/sam-vit-bas, or it is private (then set HF_TOKEN), and there is no folder or file"
+        " facebook/sam-vit-bas either: the nearest known are sam-vit-base,"
     )
+    assert problem("foo/nope").endswith(": anymask models lists the known ones")
 
 
 @pytest.mark.parametrize("name", ["out/best.pt", "run.2/model.safetensors", "a/b/c", "weights.tar"])
@@ -258,7 +307,7 @@ def test_safetensors_are_fetched_and_nothing_else(cache, monkeypatch, caplog):
     folder = put(cache / "new", "config.json", "model.safetensors")
     calls = hub(monkeypatch, folder)
     with caplog.at_level(logging.INFO):
-        assert locate(TINY) == folder
+        assert locate(TINY).path == folder
     assert [call["allow_patterns"] for call in calls] == [[*sources.BESIDE], [*sources.WEIGHTS]]
     assert all(call["ignore_patterns"] == ["*/*"] for call in calls)
     assert caplog.messages == [f"fetching {TINY} (156 MB)"]
@@ -268,14 +317,14 @@ def test_pickles_are_fetched_where_there_are_no_safetensors(cache, monkeypatch):
     folder = put(cache / "new", "config.json")
     calls = hub(monkeypatch, folder)
     monkeypatch.setattr(sources, "weights_of", lambda _: ["pytorch_model.bin"] if len(calls) == 3 else [])
-    assert locate("medsam-vit-base") == folder
+    assert locate("medsam-vit-base").path == folder
     assert calls[-1]["allow_patterns"] == [*sources.PICKLES]
 
 
 def test_an_original_file_is_fetched_alone(cache, monkeypatch):
     folder = put(cache / "new", "mobile_sam.pt", "README.md")
     calls = hub(monkeypatch, folder)
-    assert locate("mobile-sam") == folder / "mobile_sam.pt"
+    assert locate("mobile-sam").path == folder / "mobile_sam.pt"
     assert calls[-1]["allow_patterns"] == ["mobile_sam.pt"]
 
 
@@ -286,7 +335,7 @@ def test_a_repository_without_a_model(cache, monkeypatch):
 
 def test_a_pocket_model_of_a_hub_id(cache, monkeypatch):
     folder = cached(cache, "someone/polyps", "pocket.safetensors")
-    assert locate("someone/polyps") == folder
+    assert locate("someone/polyps").path == folder
 
 
 def test_a_download_shows_no_bar_and_gives_no_advice(cache, monkeypatch, capsys):
@@ -311,28 +360,18 @@ def test_a_download_shows_no_bar_and_gives_no_advice(cache, monkeypatch, capsys)
 # --- folders
 
 
-def test_a_config_is_read_with_whole_weights(tmp_path):
-    folder = put(tmp_path / "model", "config.json", "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "sam"}')
-    assert read_config(folder) == {"model_type": "sam"}
-
-
-@pytest.mark.parametrize(
-    ("config", "weights", "told"),
-    [
-        ("{", b"", "must be JSON: "),
-        ("[]", b"", "must be a JSON object, got a list"),
-        ("{}", None, "has no weights: model.safetensors or pytorch_model.bin must be beside config.json"),
-        ("{}", b"version https://git-lfs", "model.safetensors is a pointer of git-lfs"),
-        ("{}", b"\x10\0\0\0\0\0\0\0{", "is no whole safetensors file"),
-    ],
-)
-def test_a_broken_folder_says_what_is_wrong(config, weights, told, tmp_path):
-    (tmp_path / "config.json").write_text(config)
-    if weights is not None:
-        (tmp_path / "model.safetensors").write_bytes(weights)
-    with pytest.raises(CheckpointError, match=told):
-        read_config(tmp_path)
+def test_the_weights_of_a_folder_or_file(tmp_path):
+    folder = put(tmp_path / "model", "config.json", "model.safetensors", "original.pt")
+    assert weights_at(folder) == weights_at(folder / "model.safetensors") == folder
+    assert weights_at(folder / "original.pt") == folder / "original.pt"
+    lone = put(tmp_path / "lone", "model.safetensors")
+    assert weights_at(lone) == weights_at(lone / "model.safetensors") == lone / "model.safetensors"
+    pocket = put(folder, "pocket.safetensors")
+    assert weights_at(pocket) == pocket / "pocket.safetensors"
+    with pytest.raises(
+        CheckpointError, match="is no folder of a model: it must hold config.json and model.safetensors"
+    ):
+        weights_at(tmp_path)
 
 
 def test_a_lone_checkpoint(tmp_path):

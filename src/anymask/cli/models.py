@@ -1,6 +1,7 @@
 """`anymask models`: the catalogue as a table or JSON; `pack` and `unpack` carry a model to where no network is."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def run_pack(args: argparse.Namespace) -> int:
     if args.json:
         show_json({"file": str(args.output), "name": manifest.name, "licence": manifest.licence, **_size(manifest)})
         return DONE
-    held = f"{len(manifest.files)} files, {manifest.bytes / 1e6:.1f} MB"
+    held = f"{len(manifest.files)} files, {manifest.size / 1e6:.1f} MB"
     print(f"{args.output}: {manifest.name}, {held}; licence of the weights: {manifest.licence}")
-    print(f"on the other machine: anymask models unpack {args.output.name}")
+    print(f"on the other machine: anymask models unpack {shlex.quote(args.output.name)}")
     return DONE
 
 
@@ -67,7 +68,7 @@ def run_unpack(args: argparse.Namespace) -> int:
         show_json({"folder": str(folder), "model": model, "licence": manifest.licence, **_size(manifest)})
         return DONE
     print(f"{manifest.name} is whole, in {folder}; licence of the weights: {manifest.licence}")
-    print(f"use it: anymask segment photo.jpg --box 40,30,600,410 -m {model} -o out/")
+    print(f"use it: anymask segment photo.jpg --box 40,30,600,410 -m {shlex.quote(model)} -o out/")
     return DONE
 
 
@@ -94,7 +95,7 @@ def _about(rows: list[dict[str, Any]]) -> str:
 
 
 def _size(manifest: Any) -> dict[str, Any]:
-    return {"files": [file.name for file in manifest.files], "bytes": manifest.bytes}
+    return {"files": [file.name for file in manifest.files], "bytes": manifest.size}
 
 
 MODELS = Command(

@@ -59,7 +59,7 @@ def named(name: str) -> Entry | None:
 
 def nearest(name: str) -> str:
     """For an error: catalogue names that look like `name` or the last part of a hub id, and where all of them are."""
-    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), CATALOGUE, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), CATALOGUE, n=3, cutoff=0.6)
     return (
         f"the nearest known are {', '.join(near)} (anymask models)" if near else "anymask models lists the known ones"
     )

@@ -17,16 +17,13 @@ from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel
 from transformers.models.sam.modeling_sam import SamVisionNeck
 from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionEncoderOutput, SamHQVisionNeck
 
-from anymask.data.files import read_json
 from anymask.models import sam
 from anymask.models.capabilities import MOBILE
-from anymask.models.checkpoints import read_folder, write_folder
-from anymask.models.mobile_keys import HQ_KIND, renamed
-from anymask.models.protocol import CheckpointError
+from anymask.models.checkpoints import building, read_config, read_folder, write_folder
+from anymask.models.mobile_keys import HQ_KIND, MODEL_TYPES, renamed
 from anymask.models.sam import Sam, fill
 from anymask.models.sam_keys import DECODER_NORM_EPS
 
-MODEL_TYPE = "mobile_sam"
 STRIDE = 16  # of the encoder: the last stage does not halve again
 EARLY_STAGE = 2  # Light HQ-SAM reads what enters the blocks of this stage (sam-hq, `TinyViT.forward_features`)
 
@@ -89,15 +86,12 @@ class MobileSam(Sam):
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "MobileSam":
         """A folder of `save`. Raises CheckpointError."""
-        values = read_json(folder / "config.json")
-        if values.get("model_type") != MODEL_TYPE:
-            raise CheckpointError(
-                f"{folder / 'config.json'} must be of model_type {MODEL_TYPE}, got {values.get('model_type')}"
-            )
+        values = read_config(folder, MODEL_TYPES)
         given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
         sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        network = build(MobileSamConfig(**sizes))
-        fill(network, read_folder(folder), dtype, folder, f"{MODEL_TYPE} as its config.json says")
+        with building(folder):
+            network = build(MobileSamConfig(**sizes))
+        fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
     @classmethod
@@ -112,7 +106,7 @@ class MobileSam(Sam):
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors, laid out as transformers would."""
         config = asdict(self.network.vision_encoder.config)
-        write_folder(folder, self.network, {"model_type": MODEL_TYPE, **config})
+        write_folder(folder, self.network, {"model_type": MODEL_TYPES[0], **config})
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

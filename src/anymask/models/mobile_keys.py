@@ -10,10 +10,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from anymask.models.sam_keys import HIGH_QUALITY, renamed_heads, renamed_neck
+from anymask.models.checkpoints import rename
+from anymask.models.sam_keys import HEADS, HIGH_QUALITY, renamed_heads, renamed_neck
 
+NAME = "MobileSAM"
+MODEL_TYPES = ("mobile_sam",)  # in a folder's config.json
+MARKERS = (
+    "image_encoder.patch_embed.seq.0.c.weight",
+    "image_encoder.layers.1.blocks.0.attn.attention_biases",
+    "image_encoder.neck.0.weight",
+    *HEADS,
+)
 KIND = "vit_t"
 HQ_KIND = f"{HIGH_QUALITY}{KIND}"
+KINDS = (KIND, HQ_KIND)
 
 _HEAD = r"image_encoder\.(norm_head|head)\."  # of ImageNet's classes, which are of no use here
 _CACHE = ".attention_bias_idxs"  # a table of whole numbers, which the network makes for itself
@@ -30,7 +40,7 @@ _NAMES = (
 
 def recognise(shapes: Mapping[str, torch.Size]) -> str | None:
     """vit_t, or hq_vit_t for Light HQ-SAM; None if the tensors are of neither."""
-    if not {"image_encoder.patch_embed.seq.0.c.weight", "mask_decoder.iou_token.weight"} <= shapes.keys():
+    if not {MARKERS[0], "mask_decoder.iou_token.weight"} <= shapes.keys():
         return None
     return HQ_KIND if "mask_decoder.hf_token.weight" in shapes else KIND
 
@@ -48,7 +58,5 @@ def renamed(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 def _encoder_name(key: str) -> str:
     if key.startswith("image_encoder.neck."):
         return renamed_neck(key)
-    name = key
-    for pattern, new in _NAMES:
-        name = re.sub(pattern, new, name)
+    name = rename(key, _NAMES)
     return key if name.startswith("image_encoder.") else f"vision_encoder.vit.{name}"

@@ -8,8 +8,11 @@ import hashlib
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import tarfile
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +24,8 @@ from typing import Any
 from anymask.data.files import write_whole
 from anymask.models import sources
 from anymask.models.catalogue import named
-from anymask.models.checkpoints import weights_of
+from anymask.models.checkpoints import whole_weights_of
+from anymask.models.load import check
 from anymask.models.protocol import CheckpointError
 
 FORMAT = 1  # of the manifest
@@ -34,7 +38,7 @@ class PackedFile:
     """A file of a packed model, all of which lie in one folder."""
 
     name: str
-    bytes: int
+    size: int  # in bytes
     sha256: str
 
 
@@ -49,32 +53,31 @@ class Manifest:
     files: tuple[PackedFile, ...]
 
     @property
-    def bytes(self) -> int:
-        """Of all files."""
-        return sum(file.bytes for file in self.files)
+    def size(self) -> int:
+        """Of all files, in bytes."""
+        return sum(file.size for file in self.files)
 
 
 def pack(model: str | Path, output: Path) -> Manifest:
     """Writes the files of a model (catalogue name, hub id, folder or file) into the tar `output`; says what went in.
 
-    What is not here is fetched.
+    What is not here is fetched. Raises CheckpointError for what `load` would not take either.
     """
-    entry = named(str(model))
-    if entry is not None and entry.path is not None:
-        raise ValueError(f"{entry.name} ships with anymask: there is nothing to carry")
-    path = sources.locate(model)
+    found = sources.locate(model)
+    if found.entry is not None and found.entry.path is not None:
+        raise ValueError(f"{found.entry.name} ships with anymask: there is nothing to carry")
+    path = sources.weights_at(found.path)
+    check(path)
     files = _files(path)
     if output.resolve() in {file.resolve() for file in files}:
-        raise ValueError(f"-o {output} would overwrite the model: give another name, such as {path.stem}.tar")
-    given = Path(model).exists()  # a folder or file of the user, which has no name beyond this machine
-    hub_id = None if given else entry.hub_id if entry else str(model)
-    manifest = Manifest(
-        name=hub_id or _own_name(path.resolve()),
-        hub_id=hub_id,
-        licence=entry.licence if entry and not given else "not known: ask where the weights came from",
-        anymask=_version(),
-        files=tuple(PackedFile(file.name, file.stat().st_size, _sha256(file)) for file in files),
-    )
+        instead = shlex.quote(f"{path.stem}.tar")
+        raise ValueError(
+            f"-o {shlex.quote(str(output))} would overwrite the model: give another name, such as {instead}"
+        )
+    packed = tuple(PackedFile(file.name, file.stat().st_size, _sha256(file)) for file in files)
+    hub_id, licence = _origin(model, found, packed)
+    name = hub_id or _own_name(found.path if found.path.is_dir() else path)
+    manifest = Manifest(name, hub_id, licence, _version(), packed)
     with write_whole(output) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         _add_manifest(tar, manifest)
         for file in files:
@@ -84,20 +87,21 @@ def pack(model: str | Path, output: Path) -> Manifest:
 
 
 def unpack(tar_file: Path, folder: Path | None = None) -> tuple[Manifest, Path]:
-    """Puts a packed model into `folder` (which must not be there yet), by default where `load` finds it by its name.
+    """Puts a packed model into `folder`, by default where `load` finds it by its name.
 
+    The folder must not be there yet, or hold this model, of which damaged files are then written again.
     Raises CheckpointError for a tar that `pack` did not write, that is not whole or was changed: then nothing is left.
     """
     if not tar_file.is_file():
         raise FileNotFoundError(f"no such file: {tar_file}")
     with _reading(tar_file), tarfile.open(tar_file, "r:") as tar:
         manifest = _read_manifest(tar, tar_file)
-        target = folder or sources.unpacked_folder(manifest.name)
-        if target is None:
-            raise CheckpointError(f"{tar_file} names its model {manifest.name!r}, which is no name: refused")
-        if _is_same(target, manifest):
-            return manifest, target
-        if target.exists():
+        target = folder or _place(manifest.name, tar_file)
+        kept = _kept(target)
+        if kept is not None and (kept.name, kept.files) == (manifest.name, manifest.files):
+            if _is_whole(target, manifest):
+                return manifest, target
+        elif target.exists():
             raise FileExistsError(f"{target} is there already and holds something else: remove it, or give another -o")
         with _whole_folder(target) as temporary:
             _extract(tar, manifest, temporary, tar_file)
@@ -105,25 +109,48 @@ def unpack(tar_file: Path, folder: Path | None = None) -> tuple[Manifest, Path]:
     return manifest, target
 
 
+def _origin(model: str | Path, found: sources.Located, files: tuple[PackedFile, ...]) -> tuple[str | None, str]:
+    """Hub id and licence, also of a model that was unpacked here and not changed since."""
+    kept = _kept(found.path if found.path.is_dir() else found.path.parent)
+    if kept is not None and set(kept.files) == set(files):
+        return kept.hub_id, kept.licence
+    if found.entry is not None:
+        return found.entry.hub_id, found.entry.licence
+    is_hub_id = not found.given and "/" in str(model)
+    return str(model) if is_hub_id else None, "not known: ask where the weights came from"
+
+
 def _own_name(path: Path) -> str:
-    """Of a folder or file of the user; run/pocket.safetensors is `run`, for pocket means the one that ships."""
-    entry = named(path.stem)
-    shadowed = entry is not None and entry.path is not None
-    return path.name if path.is_dir() else path.parent.name if shadowed else path.stem
+    """Of a folder or file of the user, as `unpack` takes it; run/pocket.safetensors is `run`, pocket is what ships."""
+    path = path.resolve()
+    name = path.name if path.is_dir() else path.parent.name if _ships(path.stem) else path.stem
+    plain = re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", name)).lstrip(".+-") or "model"
+    return f"my-{plain}" if _ships(plain) else plain
+
+
+def _ships(name: str) -> bool:
+    entry = named(name)
+    return entry is not None and entry.path is not None
+
+
+def _place(name: str, tar_file: Path) -> Path:
+    """Where a model of this name is unpacked."""
+    target = sources.unpacked_folder(name)
+    if target is None:
+        raise CheckpointError(f"{tar_file} names its model {name!r}, which is no name: refused")
+    if _ships(name):
+        raise CheckpointError(f"{tar_file} names its model {name!r}, as one that ships with anymask: give -o FOLDER")
+    return target
 
 
 def _files(path: Path) -> list[Path]:
     """What makes the model: weights of one kind, and the configs, tokenizers and licences beside them."""
     folder = path if path.is_dir() else path.parent
-    weights = [path] if path.is_file() else weights_of(path)
-    if path.is_dir() and not weights:
-        lone = sources.lone_checkpoint(path)
-        if lone is None:
-            raise CheckpointError(f"{path} is no folder of a model: it must hold model.safetensors, or one checkpoint")
-        weights = [lone]
+    weights = [path] if path.is_file() else whole_weights_of(path)
     patterns = sources.BESIDE if _is_model_folder(folder) else sources.TOKENIZER
     beside = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return [*sorted(beside - {*weights, folder / sources.MANIFEST}), *weights]
+    of_others = {folder / sources.MANIFEST} | ({folder / "config.json"} if path.is_file() else set())
+    return [*sorted(beside - {*weights, *of_others}), *weights]
 
 
 def _is_model_folder(folder: Path) -> bool:
@@ -153,19 +180,35 @@ def _read_manifest(tar: tarfile.TarFile, path: Path) -> Manifest:
     content = _content(tar, first) if first is not None and first.name == sources.MANIFEST else None
     if content is None:
         raise CheckpointError(f"{path} was not written by `anymask models pack`: its first file must be manifest.json")
+    text = content.read(MOST_MANIFEST_BYTES)
     try:
-        values: dict[str, Any] = json.loads(content.read(MOST_MANIFEST_BYTES))
-        files = tuple(PackedFile(str(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in values["files"])
-        rest = {key: str(values[key]) for key in ("name", "licence", "anymask")}
-        manifest = Manifest(**rest, hub_id=values["hub_id"], files=files)
+        manifest = _parsed(text)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has a broken manifest.json ({error}): pack the model again") from error
-    if values.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is of format {values.get('format')}, this anymask reads {FORMAT}: update it")
-    for file in files:
+    if (found := json.loads(text).get("format")) != FORMAT:
+        raise CheckpointError(f"{path} is of format {found}, this anymask reads {FORMAT}: update it")
+    if not manifest.files:
+        raise CheckpointError(f"{path} holds no files: refused")
+    for file in manifest.files:
         if not _is_plain(file.name):
             raise CheckpointError(f"{path} names a file {file.name!r}, which is no plain file name: refused")
     return manifest
+
+
+def _parsed(text: bytes) -> Manifest:
+    values: dict[str, Any] = json.loads(text)
+    files = tuple(PackedFile(str(f["name"]), int(f["size"]), str(f["sha256"])) for f in values["files"])
+    rest = {key: str(values[key]) for key in ("name", "licence", "anymask")}
+    hub_id = None if values["hub_id"] is None else str(values["hub_id"])
+    return Manifest(**rest, hub_id=hub_id, files=files)
+
+
+def _kept(folder: Path) -> Manifest | None:
+    """The manifest of a folder that `unpack` made."""
+    try:
+        return _parsed((folder / sources.MANIFEST).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_plain(name: str) -> bool:
@@ -181,7 +224,7 @@ def _extract(tar: tarfile.TarFile, manifest: Manifest, folder: Path, path: Path)
         content = _content(tar, member)
         if file is None or content is None:
             raise CheckpointError(f"{path} holds {member.name!r}, which its manifest does not name as a file: refused")
-        if member.size != file.bytes or _copied(content, folder / file.name) != file.sha256:
+        if member.size != file.size or _copied(content, folder / file.name) != file.sha256:
             raise CheckpointError(f"{path} is damaged: {file.name} is not what was packed, copy the file again")
     if wanted:
         raise CheckpointError(f"{path} is not whole: {', '.join(wanted)} missing, copy the file again")
@@ -197,23 +240,31 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error."""
+    """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error.
+
+    Where `target` is there already, its files take the place of those in it.
+    """
     temporary = target.with_name(f".{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.replace(temporary, target)
+        if target.is_dir():
+            for file in temporary.iterdir():
+                os.replace(file, target / file.name)
+        else:
+            os.replace(temporary, target)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_same(folder: Path, manifest: Manifest) -> bool:
-    """Whether this model is unpacked there already."""
-    kept = folder / sources.MANIFEST
-    whole = all((folder / file.name).is_file() for file in manifest.files)
-    return whole and kept.is_file() and kept.read_text(encoding="utf-8") == _as_json(manifest)
+def _is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file is there as it was packed."""
+    places = [(folder / file.name, file) for file in manifest.files]
+    return all(
+        path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256 for path, file in places
+    )
 
 
 def _sha256(path: Path) -> str:

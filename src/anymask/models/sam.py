@@ -18,12 +18,19 @@ from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding
 from transformers.models.sam_hq.modeling_sam_hq import SamHQMaskDecoder, SamHQPositionalEmbedding
 
-from anymask.data.files import read_json
 from anymask.models.capabilities import SAM
-from anymask.models.checkpoints import load_strictly, read_folder, write_folder
+from anymask.models.checkpoints import (
+    POSITION,
+    building,
+    in_dtype,
+    load_strictly,
+    read_config,
+    read_folder,
+    write_folder,
+)
 from anymask.models.promptable import PromptableModel, PromptTensors
-from anymask.models.protocol import CheckpointError, CropBox
-from anymask.models.sam_keys import HIGH_QUALITY, POSITION, config_of, image_size, renamed, with_shared_position
+from anymask.models.protocol import CropBox
+from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.types import Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
@@ -46,11 +53,10 @@ class Sam(PromptableModel):
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam":
         """A folder as transformers saves it. Raises CheckpointError."""
-        values = read_json(folder / "config.json")
-        kind = values.get("model_type")
-        if kind not in ("sam", "sam_hq"):
-            raise CheckpointError(f"{folder / 'config.json'} must be of model_type sam or sam_hq, got {kind}")
-        network = build(SamHQConfig(**values) if kind == "sam_hq" else SamConfig(**values))
+        values = read_config(folder, MODEL_TYPES)
+        kind = values["model_type"]
+        with building(folder):
+            network = build(SamHQConfig(**values) if kind == "sam_hq" else SamConfig(**values))
         fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
         return cls(network, device, name)
 
@@ -153,15 +159,8 @@ def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, path: Path, what: str) -> None:
-    """Gives a network of `build` its weights, which came from `path`. Raises CheckpointError.
-
-    The positional embedding stays float32, as positions of 1024 pixels are finer than bfloat16.
-    """
-    cast = {
-        key: value.to(torch.float32 if key.endswith(POSITION) else dtype) if value.is_floating_point() else value
-        for key, value in with_shared_position(state).items()
-    }
-    load_strictly(network, cast, path, what)
+    """Gives a network of `build` its weights, which came from `path`. Raises CheckpointError."""
+    load_strictly(network, in_dtype(with_shared_position(state), dtype), path, what)
 
 
 def image_position(embedding: SamPositionalEmbedding | SamHQPositionalEmbedding, side: int) -> Float[Tensor, "1 c s s"]:

@@ -5,7 +5,6 @@ before the other clicks; a mask alone comes without any click, also without the 
 Paper: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,12 +17,11 @@ from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2Model
 
 from anymask.models import sam2_keys
 from anymask.models.capabilities import SAM2
-from anymask.models.checkpoints import load_strictly, read_folder, write_folder
+from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.promptable import PromptableModel, PromptTensors
-from anymask.models.protocol import CheckpointError, CropBox
+from anymask.models.protocol import CropBox
 from anymask.types import Frame, Image, Size
 
-MODEL_TYPES = ("sam2", "sam2_video", "edgetam", "edgetam_video")  # in a folder's config.json
 CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # stride 4, 8 and 16
 BOX_LABELS = (2, 3)  # of the two corners, as clicks (sam2, `SAM2ImagePredictor._predict`)
@@ -46,10 +44,11 @@ class Sam2(PromptableModel):
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam2":
         """From a folder of transformers, of the image or the video model; raises CheckpointError."""
-        config = _read_config(folder)
-        network = _build(config["model_type"], {part: config[part] for part in CONFIG_PARTS if part in config})
+        config = read_config(folder, sam2_keys.MODEL_TYPES)
+        with building(folder):
+            network = _build(config["model_type"], {part: config[part] for part in CONFIG_PARTS if part in config})
         state = sam2_keys.image_part(read_folder(folder))
-        load_strictly(network, _cast(state, dtype), folder, f"{config['model_type']} as its config.json says")
+        load_strictly(network, in_dtype(state, dtype), folder, f"{config['model_type']} as its config.json says")
         return cls(network, device, name)
 
     @classmethod
@@ -59,7 +58,7 @@ class Sam2(PromptableModel):
         """From the tensors of an original file of a `kind` (`sam2_keys.recognise`); raises CheckpointError."""
         network = _build(kind, sam2_keys.config_of(kind))
         image_state = sam2_keys.image_part(sam2_keys.renamed(state, kind))
-        load_strictly(network, _cast(image_state, dtype), path, f"{kind} of SAM 2")
+        load_strictly(network, in_dtype(image_state, dtype), path, f"{kind} of SAM 2")
         return cls(network, device, name)
 
     @property
@@ -148,21 +147,3 @@ def _build(kind: str, config: dict[str, Any]) -> Sam2Model | EdgeTamModel:
     edge = kind.startswith(sam2_keys.EDGETAM)
     with torch.device("meta"):
         return EdgeTamModel(EdgeTamConfig(**config)) if edge else Sam2Model(Sam2Config(**config))
-
-
-def _cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Floats in `dtype`, but for the position code, where few bits would move clicks by pixels."""
-    kept = ".positional_embedding"
-    return {
-        key: tensor.to(torch.float32 if key.endswith(kept) else dtype) if tensor.is_floating_point() else tensor
-        for key, tensor in state.items()
-    }
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-    if config.get("model_type") not in MODEL_TYPES:
-        raise CheckpointError(
-            f"{folder / 'config.json'} must be of model_type {', '.join(MODEL_TYPES)}, got {config.get('model_type')}"
-        )
-    return config

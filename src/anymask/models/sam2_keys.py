@@ -13,7 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anymask.models.checkpoints import rename
+from anymask.models.sam_keys import HEADS
+
+NAME = "SAM 2"
+MODEL_TYPES = ("sam2", "sam2_video", "edgetam", "edgetam_video")  # in a folder's config.json
 EDGETAM = "edgetam"
+_TRUNK = "image_encoder.trunk"
+MARKERS = (
+    f"{_TRUNK}.pos_embed",
+    f"{_TRUNK}.patch_embed.proj.weight",
+    "image_encoder.neck.convs.0.conv.weight",
+    *(f"sam_{name}" for name in HEADS),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Hiera:
     image_size: int = 1024
 
 
+KINDS = ("tiny", "small", "base_plus", "large", EDGETAM)
 SIZES = {
     "tiny": Hiera(96, 1, (1, 2, 7, 2), (5, 7, 9)),
     "small": Hiera(96, 1, (1, 2, 11, 2), (7, 10, 13)),
@@ -52,7 +65,6 @@ MEMORY = (
     "temporal_positional_encoding_projection_layer.",
 )
 
-_TRUNK = "image_encoder.trunk"
 _MLP = r"^(.*(?:head|obj_ptr_proj|hypernetworks_mlps\.\d))\.layers"  # three linear layers: in, layers.0, out
 
 # Pattern and replacement, applied one after another to each key.
@@ -165,7 +177,7 @@ def config_of(kind: str) -> dict[str, Any]:
 def renamed(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """All tensors, the memory's too, under the keys of transformers' video model; unknown ones keep their names."""
     rules = (_EDGETAM_RULES if kind == EDGETAM else ()) + _RULES
-    named = {_apply(rules, key): tensor for key, tensor in state.items()}
+    named = {rename(key, rules): tensor for key, tensor in state.items()}
     labels = [named.pop(key) for i in range(4) if (key := f"prompt_encoder.point_embeddings.{i}.weight") in named]
     if labels:
         named["prompt_encoder.point_embed.weight"] = torch.cat(labels)
@@ -181,12 +193,6 @@ def renamed(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 def image_part(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the tensors of the memory."""
     return {key: tensor for key, tensor in named.items() if not key.startswith(MEMORY)}
-
-
-def _apply(rules: tuple[tuple[str, str], ...], key: str) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 _REPVIT: dict[str, Any] = {

@@ -22,14 +22,13 @@ from transformers import AutoConfig, AutoModel
 
 from anymask.models import sam3_detector, sam3_keys, sam3_text
 from anymask.models.capabilities import SAM3, SAM3_DETECTOR
-from anymask.models.checkpoints import load_strictly, read_folder, write_folder
+from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.devices import in_chunks
 from anymask.models.promptable import PromptableModel, PromptTensors
 from anymask.models.protocol import CheckpointError, CropBox, Decoded, EncodedText, Grounded
 from anymask.models.sam3_detector import LEVELS, Question, Shown
 from anymask.types import Concept, Features, Frame, Image, Prompt, Size
 
-MODEL_TYPES = ("sam3_video", "sam3", "sam3_lite_text")  # of config.json; facebook/sam3 is the first
 VISUAL = "visual"  # the text of exemplars alone (sam3, `Sam3Processor.add_geometric_prompt`)
 TEXTS_AT_ONCE = 4  # names answered together: each costs the detector about 0.5 GB of float32
 
@@ -53,21 +52,18 @@ class Sam3(PromptableModel):
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam3":
         """A folder as facebook/sam3 is, or of a detector alone. Raises CheckpointError."""
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type not in MODEL_TYPES:
-            raise CheckpointError(
-                f"{folder / 'config.json'} must be of model_type {', '.join(MODEL_TYPES)}, got {config.model_type}:"
-                " the tracker is read with its detector, as facebook/sam3 has them"
-            )
-        return cls._filled(config, _official(read_folder(folder)), folder, device, dtype, name)
+        values = read_config(folder, sam3_keys.MODEL_TYPES)
+        with building(folder):
+            network = _build(values)
+        return cls._filled(network, _official(read_folder(folder)), folder, device, dtype, name)
 
     @classmethod
     def from_original(
         cls, state: dict[str, Tensor], kind: str, path: Path, device: str, dtype: torch.dtype, name: str
     ) -> "Sam3":
         """The tensors of `sam3.pt`, of a kind that `sam3_keys.recognise` gave. Raises CheckpointError."""
-        config = AutoConfig.for_model(**sam3_keys.config_of(kind))
-        return cls._filled(config, sam3_keys.renamed(state, kind), path, device, dtype, name)
+        network = _build(sam3_keys.config_of(kind))
+        return cls._filled(network, sam3_keys.renamed(state, kind), path, device, dtype, name)
 
     @property
     def detector(self) -> Any:
@@ -177,15 +173,16 @@ class Sam3(PromptableModel):
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         """The instances of each name worth a look, surest first, and the union from the semantic head."""
         questions: tuple[Question, ...] = text.tensors["questions"]
-        own, found = _of("detector", features), {}
+        own, found = _of("detector", features), dict[int, Grounded]()
 
-        def run(rows: Sequence[int]) -> None:
+        def run(rows: Sequence[int]) -> dict[int, Grounded]:
             output = sam3_detector.detect(self.detector, own, features.frame, [questions[i] for i in rows])
-            found.update({i: sam3_detector.grounded(output, k, instances) for k, i in enumerate(rows)})
+            return {i: sam3_detector.grounded(output, k, instances) for k, i in enumerate(rows)}
 
         by_kind = sorted(range(len(questions)), key=lambda i: questions[i].kind)
         for _, rows in itertools.groupby(by_kind, key=lambda i: questions[i].kind):
-            in_chunks(run, list(rows), TEXTS_AT_ONCE)
+            for part in in_chunks(run, list(rows), TEXTS_AT_ONCE, self.device):
+                found.update(part)
         return [found[i] for i in range(len(questions))]
 
     def save(self, folder: Path) -> None:
@@ -200,11 +197,9 @@ class Sam3(PromptableModel):
 
     @classmethod
     def _filled(
-        cls, config: Any, state: Mapping[str, Tensor], path: Path, device: str, dtype: torch.dtype, name: str
+        cls, network: Any, state: Mapping[str, Tensor], path: Path, device: str, dtype: torch.dtype, name: str
     ) -> "Sam3":
-        with _WithoutWeights():
-            network = AutoModel.from_config(config)
-        load_strictly(network, _in_dtype(state, dtype), path, f"{config.model_type} of its size")
+        load_strictly(network, in_dtype(state, dtype), path, f"{network.config.model_type} of its size")
         return cls(network, device, name, path)
 
     def _words(self, prompts: Sequence[Prompt]) -> list[Tensor]:
@@ -246,6 +241,12 @@ class _WithoutWeights(TorchFunctionMode):
         return func(*args, **({**(kwargs or {}), "device": "meta"} if func is torch.empty else kwargs or {}))
 
 
+def _build(config: Mapping[str, Any]) -> Any:
+    """The network without weights."""
+    with _WithoutWeights():
+        return AutoModel.from_config(AutoConfig.for_model(**config))
+
+
 def _of(reader: str, features: Features) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in features.tensors.items() if name.startswith(reader)}
 
@@ -254,13 +255,3 @@ def _official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as in facebook/sam3, also from folders where transformers 5.23 has put a prefix twice."""
     twice, once = "tracker_model.tracker_model.", "tracker_model."
     return {once + key.removeprefix(twice) if key.startswith(twice) else key: value for key, value in state.items()}
-
-
-def _in_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Floats in `dtype`, but for the tracker's position code, where few bits would move clicks by pixels."""
-    return {
-        key: value.to(torch.float32 if key.endswith(".positional_embedding") else dtype)
-        if value.is_floating_point()
-        else value
-        for key, value in state.items()
-    }

@@ -11,7 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anymask.models.checkpoints import rename
+
+NAME = "SAM 3"
+MODEL_TYPES = ("sam3_video", "sam3", "sam3_lite_text")  # of config.json; facebook/sam3 is the first
+MARKERS = (
+    "detector.backbone.vision_backbone.trunk.patch_embed.proj.weight",
+    "detector.backbone.language_backbone.encoder.token_embedding.weight",
+    "detector.transformer.decoder.query_embed.weight",
+    "tracker.sam_mask_decoder.iou_token.weight",
+)
 WHOLE, DETECTOR = "sam3", "sam3_detector"  # kinds: with the tracker, and as `build_sam3_image_model` saves it
+KINDS = (WHOLE, DETECTOR)
 MARK = "backbone.vision_backbone.trunk.pos_embed"
 
 # What transformers computes anew, or has no place for: its detector takes boxes and no points.
@@ -148,7 +159,7 @@ def _detector(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for key, value in state.items():
         if _UNUSED.search(key):
             continue
-        name = _replaced(key, _DETECTOR)
+        name = rename(key, _DETECTOR.items())
         if name.endswith("position_embeddings"):
             yield name, value[:, 1:]  # the first is of a class token that the ViT of SAM 3 has not
         elif name == "text_encoder.text_projection.weight":
@@ -163,11 +174,11 @@ def _tracker_neck(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     start = "backbone.vision_backbone.sam2_convs."
     for key, value in state.items():
         if key.startswith(start):
-            yield _replaced("fpn_layers." + key.removeprefix(start), _NECK), value
+            yield rename("fpn_layers." + key.removeprefix(start), _NECK.items()), value
 
 
 def _tracker(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {_replaced(_downsampler(key), _TRACKER): value for key, value in state.items()}
+    found = {rename(_downsampler(key), _TRACKER.items()): value for key, value in state.items()}
     points = [key for key in found if key.startswith("prompt_encoder.point_embeddings.")]
     if points:
         found["prompt_encoder.point_embed.weight"] = torch.cat([found.pop(key) for key in sorted(points)])
@@ -190,9 +201,3 @@ def _apart(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Query, key and value, which the original keeps in one tensor."""
     for letter, part in zip("qkv", value.chunk(3), strict=True):
         yield name.replace("qkv.", f"{letter}_proj.").replace("in_proj_", f"{letter}_proj."), part
-
-
-def _replaced(key: str, rules: Mapping[str, str]) -> str:
-    for pattern, replacement in rules.items():
-        key = re.sub(pattern, replacement, key)
-    return key

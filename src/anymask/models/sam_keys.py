@@ -4,12 +4,24 @@ Names from facebookresearch/segment-anything and SysCV/sam-hq; the new ones are 
 SamHQModel. Fine-tunes such as MedSAM keep the original names.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from anymask.models.checkpoints import POSITION, rename
+
+NAME = "SAM 1"
+MODEL_TYPES = ("sam", "sam_hq")  # in a folder's config.json
+HEADS = ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "mask_decoder.iou_token.weight")
+MARKERS = (  # tensors by which a person would know an original file; an error counts them
+    "image_encoder.pos_embed",
+    "image_encoder.patch_embed.proj.weight",
+    "image_encoder.blocks.0.attn.rel_pos_h",
+    "image_encoder.neck.0.weight",
+    *HEADS,
+)
 
 PATCH = 16
 DECODER_NORM_EPS = 1e-5  # of the transformer's layer norms in the original; transformers takes 1e-6 by default
@@ -35,10 +47,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "global_attn_indexes": [7, 15, 23, 31],
     },
 }
+KINDS = tuple(ENCODERS)
 
-POSITION = "positional_embedding"  # the random frequencies, which encoder and prompt encoder share
+# The random frequencies of the position code, which encoder and prompt encoder share.
 _SHARED_POSITION = (f"shared_image_embedding.{POSITION}", f"prompt_encoder.shared_embedding.{POSITION}")
-_ORIGINAL_POSITION = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+_ORIGINAL_POSITION = HEADS[0]
 
 _ENCODER_NAMES = (
     (r"^image_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_encoder.layers.\1.layer_norm\2."),
@@ -112,19 +125,19 @@ def image_size(state: Mapping[str, Tensor]) -> int:
 
 def renamed(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The tensors under transformers' names. Unknown names stay as they are, for `load_strictly` to show."""
-    encoder = {_apply(_ENCODER_NAMES + _NECK_NAMES, key): value for key, value in state.items() if _is_encoder(key)}
+    encoder = {rename(key, _ENCODER_NAMES + _NECK_NAMES): value for key, value in state.items() if _is_encoder(key)}
     return encoder | renamed_heads(state, kind)
 
 
 def renamed_heads(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """All but the image encoder, as MobileSAM has it too."""
     names = _HEAD_NAMES + (_HIGH_QUALITY_NAMES if kind.startswith(HIGH_QUALITY) else ())
-    return with_shared_position({_apply(names, key): value for key, value in state.items() if not _is_encoder(key)})
+    return with_shared_position({rename(key, names): value for key, value in state.items() if not _is_encoder(key)})
 
 
 def renamed_neck(key: str) -> str:
     """The new name of a tensor of the neck, which MobileSAM has too."""
-    return _apply(_NECK_NAMES, key)
+    return rename(key, _NECK_NAMES)
 
 
 def with_shared_position(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,9 +149,3 @@ def with_shared_position(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_encoder(key: str) -> bool:
     return key.startswith("image_encoder.")
-
-
-def _apply(names: tuple[tuple[str, str], ...], key: str) -> str:
-    for pattern, name in names:
-        key = re.sub(pattern, name, key)
-    return key

@@ -5,7 +5,7 @@ is asked only for what is in none of them. `HF_*` variables mean what they mean 
 it is imported when a hub id is looked up, never for pocket.
 """
 
-import json
+import fnmatch
 import logging
 import os
 import re
@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anymask.models.catalogue import RECOMMENDED, Entry, misspelt, named, nearest
-from anymask.models.checkpoints import PICKLES, SUFFIXES, WEIGHTS, check_file, weights_of
+from anymask.models.checkpoints import PICKLES, SUFFIXES, WEIGHTS, weights_of
 from anymask.models.protocol import CheckpointError
 
 BESIDE = ("*.json", "*.txt", "*.txt.gz", "LICENSE*", "NOTICE*", "README.md")  # configs, tokenizers, licences
@@ -28,21 +28,33 @@ _ON = ("1", "on", "yes", "true")
 _log = logging.getLogger("anymask")
 
 
-def locate(model: str | Path) -> Path:
+class Located(NamedTuple):
+    """A folder or file; `given` if it is the user's own path, which no entry of the catalogue says anything about."""
+
+    path: Path
+    entry: Entry | None
+    given: bool
+
+
+def locate(model: str | Path) -> Located:
     """The folder or file that holds the weights of `model`; fetched if they are nowhere here and the hub is allowed.
 
     Raises ValueError for an unknown name, FileNotFoundError for a path that is not there, CheckpointError for weights
     that cannot be had, with what to do.
     """
     name, path, entry = str(model), Path(model), named(str(model))
-    found = path if path.exists() and not (entry and entry.name == name) else find(name)
-    if found is not None:
-        return found
-    if entry is not None and entry.path is not None:
-        raise CheckpointError(f"the weights of {name} are missing at {entry.path}: install anymask again")
-    if entry is None and not _may_be_hub_id(name):
+    if not name.strip():
+        raise ValueError("the model must be a catalogue name, hub id, folder or file, got nothing (anymask models)")
+    if path.exists() and not (entry and entry.name == name):
+        return Located(path, None, given=True)
+    found = find(name)
+    if found is None and entry is not None and entry.path is not None:
+        raise CheckpointError(
+            f"the weights of {name} are missing at {entry.path}: install anymask again{_namesake(entry)}"
+        )
+    if found is None and entry is None and not _may_be_hub_id(name):
         raise _unknown(name, path)
-    return _fetch(entry.hub_id if entry else name, entry)
+    return Located(found or _fetch(entry.hub_id if entry else name, entry), entry, given=False)
 
 
 def find(name: str) -> Path | None:
@@ -53,8 +65,25 @@ def find(name: str) -> Path | None:
     hub_id, file = (entry.hub_id, entry.file) if entry else (name, "")
     for unpacked in (unpacked_folder(hub_id), unpacked_folder(name)):
         if unpacked is not None and unpacked.is_dir():
-            return unpacked
+            return unpacked / file if (unpacked / file).is_file() else unpacked
     return _cached(hub_id, file) if _HUB_ID.fullmatch(hub_id) else None
+
+
+def weights_at(path: Path) -> Path:
+    """What to read at a path: a folder with config.json, or one file. Raises CheckpointError if there is neither."""
+    if path.is_file():
+        is_part = any(fnmatch.fnmatch(path.name, pattern) for pattern in (*WEIGHTS[:2], *PICKLES))
+        return path.parent if is_part and (path.parent / "config.json").is_file() else path
+    if (path / "pocket.safetensors").is_file():
+        return path / "pocket.safetensors"
+    if (path / "config.json").is_file():
+        return path
+    if (lone := lone_checkpoint(path)) is not None:
+        return lone
+    raise CheckpointError(
+        f"{path} is no folder of a model: it must hold config.json and model.safetensors (as transformers saves"
+        " them), pocket.safetensors, or one original checkpoint"
+    )
 
 
 def unpacked_folder(name: str) -> Path | None:
@@ -73,24 +102,6 @@ def home() -> Path:
     fallback = Path.home() / ("AppData/Local" if sys.platform == "win32" else ".local/share")
     kept = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME")
     return Path(kept or fallback) / "anymask"
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a transformers folder; raises CheckpointError if it is none or the weights are not whole."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'} must be JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} must be a JSON object, got a {type(config).__name__}")
-    files = weights_of(folder)
-    if not files:
-        raise CheckpointError(
-            f"{folder} has no weights: model.safetensors or pytorch_model.bin must be beside config.json"
-        )
-    for file in files:
-        check_file(file)
-    return config
 
 
 def lone_checkpoint(folder: Path) -> Path | None:
@@ -156,33 +167,55 @@ def _explained(hub_id: str, entry: Entry | None) -> Iterator[None]:
         raise _gated(hub_id, entry) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no {hub_id}, or it is private (then set HF_TOKEN): {nearest(hub_id)}"
+            f"the hub has no {hub_id}, or it is private (then set HF_TOKEN), and {_nor_here(hub_id)}: {nearest(hub_id)}"
         ) from error
     except network as error:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())[:120]
         raise _absent(hub_id, entry, f"the hub did not give it ({type(cause).__name__}: {reason})") from error
+    except ValueError as error:  # no JSON
+        raise _absent(
+            hub_id, entry, "what answered was not the hub (a network that wants a login first, or HF_ENDPOINT is wrong)"
+        ) from error
 
 
 def _gated(hub_id: str, entry: Entry | None) -> CheckpointError:
-    from huggingface_hub import constants
-
-    licence = f"the {entry.licence}" if entry else "its licence"
-    file = f"; or give the original file that you have (-m {entry.name}.pt)" if entry and entry.family == "sam3" else ""
     return CheckpointError(
-        f"{hub_id} is gated: accept {licence} on {constants.ENDPOINT}/{hub_id}, then set HF_TOKEN or run `hf auth"
-        f" login`{file}; free of that are {RECOMMENDED} for points and boxes, and pocket for text"
+        f"{hub_id} is gated: {_access(hub_id, entry)}{_original(entry)}; free of that are {RECOMMENDED} for points and"
+        f" boxes, and pocket for text{_namesake(entry)}"
     )
 
 
 def _absent(hub_id: str, entry: Entry | None, why: str) -> CheckpointError:
     tar = f"{entry.name if entry else hub_id.rpartition('/')[2]}.tar"
+    access = f"{_access(hub_id, entry)}, then " if entry and entry.gated else ""
+    here = "" if entry else f"; {_nor_here(hub_id)}"
     meant = None if entry else misspelt(hub_id)
     return CheckpointError(
-        f"{hub_id} is not on this machine and {why}: where there is a network run `anymask models pack {hub_id}"
-        f" -o {tar}`, bring the file here and run `anymask models unpack {tar}`; pocket works without (-m pocket)"
-        f"{f'; did you mean {meant}?' if meant else ''}"
+        f"{hub_id} is not on this machine and {why}: where there is a network {access}run `anymask models pack"
+        f" {hub_id} -o {tar}`, bring the file here and run `anymask models unpack {tar}`{_original(entry)}; pocket"
+        f" works without (-m pocket){here}{f'; did you mean {meant}?' if meant else ''}{_namesake(entry)}"
     )
+
+
+def _access(hub_id: str, entry: Entry | None) -> str:
+    from huggingface_hub import constants
+
+    licence = f"the {entry.licence}" if entry else "its licence"
+    return f"accept {licence} on {constants.ENDPOINT}/{hub_id}, then set HF_TOKEN or run `hf auth login`"
+
+
+def _original(entry: Entry | None) -> str:
+    return f"; or give the original file that you have (-m {entry.name}.pt)" if entry and entry.gated else ""
+
+
+def _nor_here(hub_id: str) -> str:
+    return f"there is no folder or file {hub_id} either"
+
+
+def _namesake(entry: Entry | None) -> str:
+    """That a path of the user has the name of the catalogue, which comes first."""
+    return f"; or -m ./{entry.name}, which is here" if entry and Path(entry.name).exists() else ""
 
 
 def _unknown(name: str, path: Path) -> Exception:
