@@ -17,6 +17,7 @@ from anymask.data.images import read_image
 from anymask.evaluation.reports import read_report
 from anymask.models.load import load
 from anymask.models.promptable import PromptTensors
+from anymask.models.protocol import CheckpointError
 from anymask.models.sam import Sam
 from anymask.prompting import predict
 from anymask.training import interaction
@@ -278,8 +279,8 @@ def test_masks_smaller_than_a_cell_are_left_out_and_counted(tmp_path, standin):
     PillowImage.fromarray(labels).save(masks / "00.png")
     PillowImage.fromarray((labels == 2).astype(np.uint8)).save(masks / "01.png")
     pairs = recipe.read_data(settings((images, masks), tmp_path, val_share=0))[0]
-    kept, dropped = large_enough(pairs.rows, Standin())
-    assert ([pair.image.stem for pair in kept], [len(pair.masks) for pair in kept], dropped) == (
+    kept, dropped = large_enough(pairs, Standin())
+    assert ([pair.image.stem for pair in kept.rows], [len(pair.masks) for pair in kept.rows], dropped) == (
         ["00", "02"],
         [1, 1],
         2,
@@ -290,6 +291,60 @@ def test_masks_smaller_than_a_cell_are_left_out_and_counted(tmp_path, standin):
         PillowImage.fromarray((labels == 2).astype(np.uint8)).save(masks / f"{stem}.png")
     with pytest.raises(ValueError, match="all 3 masks are smaller than a cell of the model's answer: crop the images"):
         Finetuning(settings((images, masks), tmp_path / "none", val_share=0))
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing(disks, tmp_path, standin):
+    with pytest.raises(ValueError, match=r"the gradients of step \d+ are not finite: give a smaller --learning-rate"):
+        run = Finetuning(settings(disks, tmp_path / "run", val_share=0))
+        for p in run.learned:
+            p.data.fill_(float("inf"))
+        list(run.steps())
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_validation_masks_need_no_images_of_their_own(disks, tmp_path, standin):
+    learned, held = recipe.read_data(settings(disks, tmp_path, val_masks=disks[1]))
+    assert [pair.image for pair in held.rows] == [pair.image for pair in learned.rows]
+    remarks = Finetuning(settings(disks, tmp_path, val_masks=disks[1])).remarks()
+    assert f"{len(held)} of the images to validate on are learned from too: their scores say little" in remarks
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        recipe.read_data(settings(disks, tmp_path, val_masks=tmp_path / "nowhere"))
+
+
+def test_something_must_be_left_to_learn_from(disks, tmp_path, standin):
+    (tmp_path / "all.txt").write_text("\n".join(path.stem for path in disks[0].iterdir()))
+    with pytest.raises(ValueError, match="no image is left to learn from: all are held out"):
+        Finetuning(settings(disks, tmp_path / "run", val_list=tmp_path / "all.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("learning_rate", float("nan"), "learning_rate must be at least 0 and at most 1, got nan"),
+        ("average", 2.0, "average must be at least 0 and at most 1, got 2"),
+        ("cache_mb", -1, "cache_mb must be at least 0, got -1"),
+        ("val_share", 1.5, "val_share must be at least 0 and at most 1, got 1.5"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(disks, tmp_path, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        settings(disks, tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("content", [b"junk, not a checkpoint", [1, 2], {"model": torch.zeros(1)}])
+def test_a_checkpoint_that_is_none_is_named(disks, tmp_path, standin, content):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is no "):
+        Finetuning(settings(disks, tmp_path / "run"))
+
+
+def test_a_finished_run_that_is_called_again_keeps_its_report(disks, tmp_path, standin):
+    list(Finetuning(settings(disks, tmp_path / "run", steps=2)).steps())
+    before = (tmp_path / "run" / "report.json").read_bytes()
+    assert list(Finetuning(settings(disks, tmp_path / "run", steps=1)).steps()) == []
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
 
 
 # --- prompts and loss
@@ -391,7 +446,7 @@ def test_too_little_memory_for_one_image_is_said(disks, tmp_path, standin):
         ({"learn": ()}, "learn must be decoder, prompt_encoder, encoder or all, got nothing"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"views": 0}, "views must be at least 1, got 0"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"masks": None}, "give the masks of the images in .*images once: as a folder of masks or as a COCO file"),
         ({"val_share": 1.0}, "the share of validation images must be at least 0 and below 1, got 1.0"),
     ],

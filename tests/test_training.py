@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from anymask.models.pocket_network import CONFIGS, PocketNetwork
 from anymask.models.pocket_text import TextTower, save_text_tower
+from anymask.models.protocol import CheckpointError
 from anymask.ops import rle
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
 from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
@@ -181,7 +182,7 @@ def test_the_moving_average_follows() -> None:
 
 def test_checkpoints_and_curves_survive(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "c.pt") is None
-    save_checkpoint(tmp_path / "c.pt", {"step": 3, "x": torch.ones(2)})
+    save_checkpoint(tmp_path / "c.pt", {"optimizer": {}, "step": 3, "x": torch.ones(2)})
     state = load_checkpoint(tmp_path / "c.pt")
     assert state is not None and state["step"] == 3
     curve = Curve(tmp_path / "c.csv")
@@ -229,7 +230,7 @@ def test_nonsense_is_refused(data: Path, tmp_path: Path, changes: dict[str, obje
 
 def test_files_that_are_no_weights_are_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"garbage")
-    with pytest.raises(ValueError, match=r"checkpoint.pt is no PyTorch file of weights"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is no whole PyTorch file"):
         next(iter(train_pocket(settings(data, tmp_path))))
 
 

@@ -30,8 +30,9 @@ def run_promptable(args: argparse.Namespace) -> int:
     from anymask.training.promptable import FinetuneSettings, Finetuning
 
     settings = read_settings(args, FinetuneSettings)
-    _start(args, settings)
+    _check_resume(args)
     run = Finetuning(settings)
+    _record(args, settings)
     for line in run.remarks():
         say(line)
     code = _follow(args, run.steps(), "train promptable", run.weights, run.results)
@@ -57,7 +58,8 @@ def run_pocket(args: argparse.Namespace) -> int:
     from anymask.training.pocket import PocketSettings, train_pocket
 
     settings = _with_imagenet(read_settings(args, PocketSettings))
-    _start(args, settings)
+    _check_resume(args)
+    _record(args, settings)
     return _follow(args, train_pocket(settings), "train pocket", settings.output / "pocket.safetensors")
 
 
@@ -76,7 +78,8 @@ def run_text(args: argparse.Namespace) -> int:
     from anymask.training.text import TextSettings, distill_text
 
     settings = read_settings(args, TextSettings)
-    _start(args, settings)
+    _check_resume(args)
+    _record(args, settings)
     return _follow(args, distill_text(settings), "train text", settings.output / "text.safetensors")
 
 
@@ -100,14 +103,18 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder, if any")
 
 
-def _start(args: argparse.Namespace, settings: Any) -> None:
+def _check_resume(args: argparse.Namespace) -> None:
     """Never goes on by accident, nor writes over what an earlier run has learned."""
-    from anymask.cli.flags import write_settings
-
     checkpoint = args.output / "checkpoint.pt"
     if checkpoint.is_file() and not args.resume:
         raise ValueError(f"{checkpoint} is of an earlier run: add --resume to go on with it, or give another -o")
-    if not checkpoint.is_file():  # a resumed run keeps the record of how it began
+
+
+def _record(args: argparse.Namespace, settings: Any) -> None:
+    """How the run began; a resumed one keeps that."""
+    from anymask.cli.flags import write_settings
+
+    if not (args.output / "checkpoint.pt").is_file():
         write_settings(args.output, settings)
 
 

@@ -57,6 +57,8 @@ def read_pairs(images: PathLike, masks: PathLike, stems: Sequence[str] | None = 
     """The pictures in the folder `images` with those of the same file stem in `masks`; only `stems`, if given."""
     failed: dict[str, str] = {}
     pictures, drawn = (_by_stem(_folder(one), failed) for one in (images, masks))
+    if not pictures:
+        raise ValueError(f"{images} must hold images, but has none")
     if not drawn:
         raise ValueError(f"{masks} must hold a mask for each image, a PNG or TIFF of the same file stem, but is empty")
     wanted = list(pictures) if stems is None else list(dict.fromkeys(stems))
@@ -78,10 +80,11 @@ def read_coco_pairs(images: PathLike, annotations: PathLike, stems: Sequence[str
     dataset = read_coco(annotations, _folder(images))
     by_stem = {Path(entry.file_name).stem: entry for entry in dataset.images}
     failed = {stem: f"{stem}: no image of that stem in {annotations}" for stem in stems or () if stem not in by_stem}
-    chosen = [e for e in dataset.images if stems is None or Path(e.file_name).stem in set(stems)]
+    wanted = by_stem if stems is None else set(stems)
+    chosen = [entry for entry in dataset.images if Path(entry.file_name).stem in wanted]
     named = [entry for entry in chosen if dataset.annotations.get(entry.id)]
     found = _collect({entry.file_name: partial(_coco_pair, dataset, entry) for entry in named}, failed)
-    lone = tuple(entry.file_name for entry in chosen if entry not in named)
+    lone = tuple(entry.file_name for entry in chosen if not dataset.annotations.get(entry.id))
     if not found.rows:
         raise ValueError(f"no image of {annotations} has a mask: {_why(found, 'it must hold annotations')}")
     return replace(found, lone_images=lone)

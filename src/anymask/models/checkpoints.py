@@ -62,7 +62,7 @@ def building(folder: Path) -> Iterator[None]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file by name; nothing in the file is run. Raises CheckpointError."""
     _check_head(path)
-    content: Any = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    content: Any = _read_safetensors(path) if _is_safetensors(path) else read_pickle(path)
     inner = _unwrapped(content)
     if inner is None:
         kind = type(content).__name__
@@ -189,7 +189,8 @@ def _whole(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
 
 
-def _read_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
+    """What `torch.save` wrote, tensors and plain values only; nothing in it is run. Raises CheckpointError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that other programs wrote: what matters is said below

@@ -4,11 +4,11 @@ All of it is a function of the seed and the step alone, so a resumed run sees wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from anymask.data.pairs import Pair
+from anymask.data.pairs import Pair, Pairs
 from anymask.training.caching import View, view_of
 from anymask.training.interaction import Targets, targets_in
 from anymask.training.trainable import Trainable
@@ -56,14 +56,14 @@ class Examples:
         return targets_in(frame, dense[:, :, ::-1] if view.mirrored else dense, self.model.mask_side)
 
 
-def large_enough(pairs: Sequence[Pair], model: Trainable) -> tuple[list[Pair], int]:
-    """The pairs without objects that are smaller than a cell of the model's mask, and how many objects these were."""
+def large_enough(pairs: Pairs, model: Trainable) -> tuple[Pairs, int]:
+    """Without objects that are smaller than a cell of the model's mask, and how many objects these were."""
     kept, dropped = list[Pair](), 0
-    for pair in pairs:
+    for pair in pairs.rows:
         frame = model.frame(pair.masks.size)
         content = np.prod(frame.content_size) / np.prod(frame.input_size) * model.mask_side**2
         rows = pair.masks.areas * content / np.prod(frame.size) >= 1
         dropped += int((~rows).sum())
         if rows.any():
             kept.append(Pair(pair.image, pair.masks[rows]))
-    return kept, dropped
+    return replace(pairs, rows=tuple(kept)), dropped

@@ -77,7 +77,8 @@ def interact(
     for kind, ask, rows in (("box", box_prompts, boxed), ("click", click_prompts, ~boxed)):
         some = targets[np.flatnonzero(rows)]
         prompts = ask(some, model.input_side, rng)
-        for turn in range(1 + int(rng.integers(MOST_CORRECTIONS + 1))):
+        last = int(rng.integers(MOST_CORRECTIONS + 1))
+        for turn in range(1 + last):
             if not len(some):
                 break
             lone_click = kind == "click" and turn == 0
@@ -86,6 +87,8 @@ def interact(
             (loss.sum() / total).backward()
             found.setdefault("loss", []).extend(loss.tolist())
             found.setdefault(f"{kind}_iou" if turn == 0 else "corrected_iou", []).extend(iou.tolist())
+            if turn == last:
+                break
             prompts, wrong = corrected(prompts, _surest(logits, predicted_iou), some.masks, model.input_side)
             some = some[wrong]
     return found

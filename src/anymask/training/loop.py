@@ -3,7 +3,6 @@
 import copy
 import csv
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 
 from anymask.data.files import write_whole
+from anymask.models.checkpoints import read_pickle
+from anymask.models.protocol import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,19 +49,13 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state saved at `path`, None if there is none. Only tensors and plain values are read."""
+    """The state saved at `path`, None if there is none. Raises CheckpointError for anything but a saved state."""
     if not path.is_file():
         return None
-    state: dict[str, Any] = read_tensors(path)
+    state = read_pickle(path)
+    if not isinstance(state, dict) or "optimizer" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of a training run: remove it, or give another -o")
     return state
-
-
-def read_tensors(path: Path) -> Any:
-    """What `torch.save` wrote, tensors and plain values only; ValueError names a file that is something else."""
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no PyTorch file of weights: give another, or remove it") from error
 
 
 class Curve:

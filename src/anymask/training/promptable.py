@@ -32,6 +32,9 @@ from anymask.types import Features, Report
 
 WEIGHT_DECAY = 0.01
 RESTING_VIEWS, LEARNING_VIEWS = 2, 16
+# Settings that must be a number from 0 to this.
+LIMITS = {"learning_rate": 1.0, "encoder_rate": 10.0, "warmup": np.inf, "decay_share": 1.0, "average": 1.0}
+LIMITS |= {"cache_mb": np.inf, "val_share": 1.0, "seed": np.inf}
 # What may change between the parts of a resumed run: all else makes it another run. Paths count by what is in them.
 FREE = ("output", "model", "steps", "validate_every", "save_seconds", "cache_mb", "device")
 
@@ -89,8 +92,10 @@ class FinetuneSettings:
         for name in ("steps", "batch", "objects", "views", "validate_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name, most in LIMITS.items():
+            if not 0 <= getattr(self, name) <= most:  # also false for NaN
+                upto = f" and at most {most:g}" if np.isfinite(most) else ""
+                raise ValueError(f"{name} must be at least 0{upto}, got {getattr(self, name)}")
         parts_of(self.learn)
 
     @property
@@ -135,13 +140,16 @@ class Finetuning:
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
-        self.pairs, self.held_out = read_data(settings)
+        learned, held_out = read_data(settings)
+        if not learned.rows:
+            raise ValueError("no image is left to learn from: all are held out to validate on")
         self.model = as_trainable(load(settings.model, settings.device))
-        rows, self.too_small = large_enough(self.pairs.rows, self.model)
+        self.pairs, too_small = large_enough(learned, self.model)
+        self.held_out, also_small = large_enough(held_out, self.model)
+        self.too_small = too_small + also_small
+        rows = self.pairs.rows
         if not rows:
-            raise ValueError(
-                f"all {self.too_small} masks are smaller than a cell of the model's answer: crop the images"
-            )
+            raise ValueError(f"all {too_small} masks are smaller than a cell of the model's answer: crop the images")
         self.examples = Examples(rows, self.model, settings.batch, settings.objects, settings.views_used, settings.seed)
         self.scorer = Scorer(self.held_out.rows)
         self.groups = parameters_of(self.model, settings.learn)
@@ -187,6 +195,9 @@ class Finetuning:
             f" {n['val_images']} with {n['val_masks']} to validate on",
             *([self._disk_remark()] if self.settings.frozen else []),
         ]
+        seen = {pair.image.resolve() for pair in self.pairs.rows}
+        if both := sum(pair.image.resolve() in seen for pair in self.held_out.rows):
+            lines.append(f"{both} of the images to validate on are learned from too: their scores say little")
         if self.too_small:
             lines.append(f"{self.too_small} masks are smaller than a cell of the model's answer: left out")
         return list(dict.fromkeys([*lines, *self.pairs.remarks(), *self.held_out.remarks()]))
@@ -198,6 +209,8 @@ class Finetuning:
         if not at.step:
             at.before = at.best = self._validate()
             yield FinetuneRecord(0, settings.steps, 0.0, dict(at.before))
+        elif at.step >= settings.steps and self.weights.is_dir():
+            return  # all was done by an earlier call, whose report stays
         recent: list[dict[str, float]] = []
         saved = time.monotonic()
         while at.step < settings.steps:
@@ -254,6 +267,8 @@ class Finetuning:
                     raise
                 self._take_fewer(error)
         found["norm"] = float(nn.utils.clip_grad_norm_(self.learned, 1.0))
+        if not np.isfinite(found["norm"]):
+            raise ValueError(f"the gradients of step {step + 1} are not finite: give a smaller --learning-rate")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.learned, step)
@@ -376,8 +391,9 @@ class Finetuning:
 def read_data(settings: FinetuneSettings) -> tuple[Pairs, Pairs]:
     """Pairs to learn from and to validate on: from folders or files of their own, from lists, or a share."""
     learned = _read(settings.images, settings.masks, settings.annotations, settings.train_list)
-    if settings.val_images is not None:
-        return learned, _read(settings.val_images, settings.val_masks, settings.val_annotations, settings.val_list)
+    if settings.val_images or settings.val_masks or settings.val_annotations:
+        folder = settings.val_images or settings.images
+        return learned, _read(folder, settings.val_masks, settings.val_annotations, settings.val_list)
     if settings.val_list is not None:
         held = _read(settings.images, settings.masks, settings.annotations, settings.val_list)
         if settings.train_list is not None:
