@@ -403,3 +403,22 @@ def test_near_names():
     assert nearest("zzzzzz") == "anymask models lists the known ones"
     assert misspelt("facebok/sam-vit-base") == "facebook/sam-vit-base"
     assert misspelt("someone/else") is None
+
+
+def test_a_long_download_says_how_far_it_is(monkeypatch, caplog, capfd):
+    def snapshot_download(hub_id, tqdm_class, **options):
+        bar = tqdm_class(unit="B", unit_scale=True, total=0, desc="Downloading")
+        bar.total += 40_000_000
+        for _ in range(4):
+            bar.update(10_000_000)
+        assert list(tqdm_class([1, 2], desc="files")) == [1, 2]
+        return "folder"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with caplog.at_level(logging.INFO, "anymask"):
+        assert sources._download("owner/model", ("*.json",)) == Path("folder")
+        assert caplog.messages == []  # it was quick
+        monkeypatch.setattr(sources, "SECONDS_BETWEEN_LINES", 0)
+        sources._download("owner/model", ("*.json",))
+    assert caplog.messages == [f"fetching owner/model: {done} of 40 MB" for done in (10, 20, 30, 40)]
+    assert capfd.readouterr() == ("", "")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 from anymask.models.catalogue import RECOMMENDED, Entry, misspelt, named, nearest
@@ -23,6 +24,7 @@ BESIDE = ("*.json", "*.txt", "*.txt.gz", "LICENSE*", "NOTICE*", "README.md")  # 
 TOKENIZER = ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "*bpe*.txt.gz")
 MANIFEST = "manifest.json"  # of a packed model, not of the model itself
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+SECONDS_BETWEEN_LINES = 5.0  # about a download
 _ON = ("1", "on", "yes", "true")
 
 _log = logging.getLogger("anymask")
@@ -239,15 +241,11 @@ def _is_offline() -> bool:
 
 
 def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
-    """The folder of a hub id in the cache, with all files of these names; no bars and no advice, as in a library."""
+    """The folder of a hub id in the cache, with all files of these names; what is long is logged, nothing is drawn."""
     from huggingface_hub import snapshot_download
-    from tqdm import tqdm
 
-    class NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
-
-    options: Any = {"allow_patterns": [*patterns], "ignore_patterns": ["*/*"], "tqdm_class": NoBar}
+    bars = _logged_bars(hub_id)
+    options: Any = {"allow_patterns": [*patterns], "ignore_patterns": ["*/*"], "tqdm_class": bars}
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -255,3 +253,24 @@ def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(hub_id, **options))
     finally:
         logger.setLevel(before)
+
+
+def _logged_bars(hub_id: str) -> type:
+    """Bars for the hub that draw nothing and log how many bytes are there, a line now and then."""
+    from tqdm import tqdm
+
+    spoke = monotonic()
+
+    class Logged(tqdm):  # type: ignore[misc]  # tqdm has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+            self.counts_bytes = options.get("unit") == "B"
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal spoke
+            self.n += n or 0
+            if self.counts_bytes and monotonic() - spoke >= SECONDS_BETWEEN_LINES:
+                spoke = monotonic()
+                _log.info("fetching %s: %d of %d MB", hub_id, self.n / 1e6, (self.total or 0) / 1e6)
+
+    return Logged
