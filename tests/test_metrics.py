@@ -100,6 +100,20 @@ def test_roc_auc_compares_every_pair(scored):
     np.testing.assert_allclose(metrics.roc_auc(scores, positive), expected)
 
 
+def test_calibration_error_is_the_gap_of_each_bin_by_its_share():
+    rng = np.random.default_rng(2)
+    predicted, real = rng.random(200), rng.random(200)
+    predicted[:2] = 0.0, 1.0
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        inside = (predicted >= low) & ((predicted < low + 0.1) | (low == 0.9))
+        expected += inside.sum() / 200 * abs(predicted[inside].mean() - real[inside].mean())
+    np.testing.assert_allclose(metrics.calibration_error(predicted, real), expected)
+    assert metrics.calibration_error(real, real) == 0
+    assert [row[1] for row in metrics.reliability(np.asarray([-0.2, 0.05, 1.3]), np.zeros(3))] == [2, 1]
+    assert math.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0)))
+
+
 def test_bootstrap_interval_is_that_of_means_over_redrawn_images():
     rng = np.random.default_rng(3)
     per_image = [rng.random(n) for n in (1, 5, 0, 2, 9)]

@@ -37,7 +37,7 @@ def record(source, ious, *, in_train=True, names=(), encode=0.05, click=0.01):
         source=source,
         in_train=in_train,
         masks=len(ious),
-        values={"box_miou": np.asarray(ious, float)} if ious else {},
+        values={"box_miou": np.asarray(ious, float), "box_predicted_iou": np.full(len(ious), 0.55)} if ious else {},
         names=tuple(names),
         encode_seconds=encode,
         click_seconds=click if ious else NAN,
@@ -135,6 +135,24 @@ def test_every_name_has_a_row_the_frequent_ones_first(report):
     assert (rows[0]["text_miou"], rows[0]["text_precision"], rows[0]["text_recall"]) == (0.75, 0.8, 0.85)
     assert rows[1]["text_precision"] is None and rows[2]["text_miou"] is None
     assert [row["text_false_positive_rate"] for row in rows] == [0.0, 1.0, 0.0]
+
+
+def test_predicted_iou_is_compared_with_the_real_one(report):
+    ious = [0.2, 0.4, 0.6, 0.8, 1.0, 0.0]
+    assert report.metrics["box_calibration_error"] == pytest.approx(abs(np.mean(ious) - 0.55), abs=1e-5)
+    assert report.metrics["box_calibration_error_unseen"] == pytest.approx(0.05, abs=1e-5)
+    assert report.metrics["click1_calibration_error"] is None
+    assert report.tables["reliability"] == [
+        {"prompt": "box", "from": 0.5, "masks": 6, "predicted_iou": 0.55, "real_iou": 0.5}
+    ]
+
+
+def test_presence_is_told_at_every_threshold(report):
+    rows = {row["threshold"]: row for row in report.tables["presence_roc"]}
+    assert len(rows) == 19
+    assert rows[0.05] == {"threshold": 0.05, "true_positive_rate": 1.0, "false_positive_rate": 1.0}
+    assert rows[0.5] == {"threshold": 0.5, "true_positive_rate": 0.5, "false_positive_rate": 0.33333}
+    assert rows[0.95]["true_positive_rate"] == 0.0
 
 
 def test_no_record_gives_a_report_of_nothing():

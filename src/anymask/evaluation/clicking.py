@@ -21,10 +21,14 @@ GOOD_ENOUGH = 0.85  # the highest NoC threshold: an object this good gets no cli
 
 @dataclass(frozen=True)
 class Clicked:
-    """`ious[:, k]` is the IoU after click k + 1; `best_of_first` that of the best candidate after the first click."""
+    """`ious[:, k]` is the IoU after click k + 1; `best_of_first` that of the best candidate after the first click.
+
+    `predicted_of_first` is the IoU that the model predicted of its answer to the first click.
+    """
 
     ious: Float[np.ndarray, "n clicks"]
     best_of_first: Float[np.ndarray, "n"]
+    predicted_of_first: Float[np.ndarray, "n"]
 
 
 def click(
@@ -50,7 +54,8 @@ def click(
         for row, answer in zip(rows, renewed, strict=True):
             answers[row] = answer
         ious[rows, k:] = metrics.iou(renewed.masks, targets[rows])[:, None]
-    return Clicked(ious, _best_of_each(metrics.iou(candidates.masks, targets[candidates.ids - 1]), candidates.ids))
+    best = _best_of_each(metrics.iou(candidates.masks, targets[candidates.ids - 1]), candidates.ids)
+    return Clicked(ious, best, np.asarray(chosen.scores, np.float64))
 
 
 def _add_click(prompts: list[Prompt], row: int, answer: Masks, target: Bool[np.ndarray, "h w"]) -> bool:

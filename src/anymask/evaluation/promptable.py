@@ -143,7 +143,9 @@ def _values_of_batch(
     if settings.box_jitter:
         boxes = jittered(boxes, settings.box_jitter, truth.size, rng)
     values = _click_values(model, features, targets, settings)
-    values |= _box_values("box", predict(model, features, [Prompt.box(*box) for box in boxes.tolist()]).masks, targets)
+    answers = predict(model, features, [Prompt.box(*box) for box in boxes.tolist()])
+    values |= _box_values("box", answers.masks, targets)
+    values["box_predicted_iou"] = np.asarray(answers.scores, np.float64)
     for name, baseline in BASELINES.items() if settings.baselines else ():
         values |= _box_values(name, baseline(image, boxes), targets)
     return values
@@ -155,6 +157,7 @@ def _click_values(
     clicked = click(model, features, targets, clicks=settings.clicks, noc_clicks=settings.noc_clicks)
     values = {f"click{k}_miou": clicked.ious[:, k - 1] for k in CLICK_COUNTS if k <= settings.clicks}
     values["click1_best_miou"] = clicked.best_of_first
+    values["click1_predicted_iou"] = clicked.predicted_of_first
     for name, threshold in NOC_THRESHOLDS.items() if settings.noc_clicks else ():
         values[name] = metrics.clicks_to_reach(clicked.ious, threshold, settings.noc_clicks).astype(np.float64)
     return values

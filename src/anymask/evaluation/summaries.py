@@ -18,7 +18,7 @@ from anymask.evaluation.baselines import BASELINES
 from anymask.evaluation.naming import NameRecord
 from anymask.evaluation.promptable import CLICK_COUNTS, NOC_THRESHOLDS, ImageRecord, PromptableSettings
 from anymask.models.protocol import Model
-from anymask.ops.metrics import bootstrap_interval, roc_auc
+from anymask.ops.metrics import bootstrap_interval, calibration_error, reliability, roc_auc
 from anymask.types import Report
 
 Value = float | int | None
@@ -36,11 +36,17 @@ MASK_MEASURES = (
     "box_miou",
     "box_boundary_iou",
 )
+CALIBRATED = ("click1", "box")  # prompts of which the predicted IoU is compared with the real one
+ROC_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 BASELINE_MEASURES = tuple(f"{name}_{measure}" for name in BASELINES for measure in ("miou", "boundary_iou"))
 
 
 def summarise(records: Iterable[ImageRecord], settings: PromptableSettings, model: Model) -> Report:
-    """All numbers of a run, or of the part of it that there is; tables `sources` and `names` with a row each."""
+    """All numbers of a run, or of the part of it that there is.
+
+    Tables: `sources` and `names` with a row each; of the sources trained on `reliability`, the predicted IoU against
+    the real one, and `presence_roc`, the names kept and the names wrongly found at each threshold of presence.
+    """
     rows = list(records)
     trained, unseen = [row for row in rows if row.in_train], [row for row in rows if not row.in_train]
     metrics = _metrics(trained, settings)
@@ -49,7 +55,12 @@ def summarise(records: Iterable[ImageRecord], settings: PromptableSettings, mode
         title=f"promptable segmentation: {model.name} on {settings.annotations.name}",
         metrics=metrics,
         settings={key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
-        tables={"sources": _source_rows(rows, settings), "names": _name_rows(rows)},
+        tables={
+            "sources": _source_rows(rows, settings),
+            "names": _name_rows(rows),
+            "reliability": _reliability_rows(trained),
+            "presence_roc": _roc_rows(trained),
+        },
         seed=settings.seed,
         versions=reports.versions(),
         machine=reports.machine(),
@@ -73,6 +84,7 @@ def _plain_numbers(rows: Sequence[ImageRecord]) -> dict[str, Value]:
     names = [name for row in rows for name in row.names]
     present = np.asarray([name.present for name in names], bool)
     return {
+        **{f"{prompt}_calibration_error": _number(calibration_error(*_pair(rows, prompt))) for prompt in CALIBRATED},
         "text_presence_auc": _number(roc_auc(np.asarray([name.presence for name in names], np.float64), present)),
         "encode_ms": _median_ms([row.encode_seconds for row in rows]),
         "click_ms": _median_ms([row.click_seconds for row in rows]),
@@ -103,6 +115,38 @@ def _name_rows(rows: Sequence[ImageRecord]) -> list[dict[str, Any]]:
         for name, asked in by_name.items()
     ]
     return sorted(table, key=lambda row: (-row["present"], row["name"]))
+
+
+def _pair(rows: Sequence[ImageRecord], prompt: str) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """The predicted IoU of every answer to a kind of prompt, and the real one."""
+    names = (f"{prompt}_predicted_iou", f"{prompt}_miou")
+    predicted, real = (np.concatenate([np.zeros(0), *(_column(row, name) for row in rows)]) for name in names)
+    return predicted, real
+
+
+def _reliability_rows(rows: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": prompt, "from": edge, "masks": count, "predicted_iou": _number(said), "real_iou": _number(came)}
+        for prompt in CALIBRATED
+        for edge, count, said, came in reliability(*_pair(rows, prompt))
+    ]
+
+
+def _roc_rows(rows: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    """Of the names asked, at each threshold: the share of those present and of those absent that reach it."""
+    names = [name for row in rows for name in row.names]
+    presence = np.asarray([name.presence for name in names], np.float64)
+    present = np.asarray([name.present for name in names], bool)
+    if not present.any() or present.all():
+        return []
+    return [
+        {
+            "threshold": threshold,
+            "true_positive_rate": _number((presence[present] >= threshold).mean()),
+            "false_positive_rate": _number((presence[~present] >= threshold).mean()),
+        }
+        for threshold in ROC_THRESHOLDS
+    ]
 
 
 def _measures(settings: PromptableSettings) -> tuple[str, ...]:

@@ -69,6 +69,25 @@ def roc_auc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> 
     return float((below + upto).mean() / 2 / len(held))
 
 
+def reliability(
+    predicted: Float[np.ndarray, "n"], real: Float[np.ndarray, "n"], bins: int = 10
+) -> list[tuple[float, int, float, float]]:
+    """Of each bin of predictions (0 to 1) that has any: lower edge, count, mean prediction, mean of what came."""
+    rows = []
+    place = np.clip((predicted * bins).astype(np.int64), 0, bins - 1)
+    for one in np.unique(place):
+        inside = place == one
+        rows.append((one / bins, int(inside.sum()), float(predicted[inside].mean()), float(real[inside].mean())))
+    return rows
+
+
+def calibration_error(predicted: Float[np.ndarray, "n"], real: Float[np.ndarray, "n"], bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015): how far predictions are off, bin by bin. NaN without any."""
+    rows = reliability(predicted, real, bins)
+    total = sum(count for _, count, _, _ in rows)
+    return sum(count * abs(said - came) for _, count, said, came in rows) / total if total else float("nan")
+
+
 def bootstrap_interval(
     per_image: Sequence[Float[np.ndarray, "_"]], *, seed: int = 0, draws: int = 1000
 ) -> tuple[float, float]:
