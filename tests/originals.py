@@ -7,13 +7,16 @@ import warnings
 from functools import partial
 from types import ModuleType
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import nn
 
+from anymask.types import Image
 from tiny_families import seed_sam
 
+CLEAR = 1e-4  # logits this close to zero may fall on either side
 SIDE, WIDTH, HEADS = 128, 32, 4  # input, channels of prompts and decoder, its attention heads
 TINY_STAGES = {"embed_dims": [16, 32, 48, 320], "depths": [1, 1, 2, 1], "num_heads": [1, 2, 3, 10]}
 
@@ -105,3 +108,39 @@ def _assembled(
     )
     seed_sam(network)
     return network.eval()
+
+
+def picture(size, seed=0):
+    """Smooth blobs over noise: what the encoder sees depends on the place."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (*size, 3))
+    y, x = np.mgrid[: size[0], : size[1]]
+    waves = 127 + 120 * np.sin(x / 9.0 + seed)[..., None] * np.cos(y / 13.0)[..., None] * [1, 0.5, -1]
+    return Image((0.7 * waves + 0.3 * noise).clip(0, 255).astype(np.uint8))
+
+
+def reference(predictor, prompt, multimask):
+    """The original's masks as logits of the original size, predicted IoU, low-resolution logits."""
+    return predictor.predict(
+        point_coords=prompt.point_coords if len(prompt.point_coords) else None,
+        point_labels=prompt.point_labels if len(prompt.point_coords) else None,
+        box=None if prompt.box_coords is None else np.asarray(prompt.box_coords),
+        mask_input=None if prompt.mask_input is None else prompt.mask_input[None],
+        multimask_output=multimask,
+        return_logits=True,
+    )
+
+
+def assert_same(ours, theirs):
+    full, iou, low = theirs
+    np.testing.assert_allclose(ours.logits, low, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(ours.scores, iou, atol=1e-4, rtol=0)
+    clear = np.abs(full) > CLEAR
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(ours.masks[clear], (full > 0)[clear])
+
+
+def assert_equal_weights(network, other):
+    weights, others = network.state_dict(), other.state_dict()
+    assert weights.keys() == others.keys()
+    assert not [name for name in weights if not torch.equal(weights[name], others[name])]

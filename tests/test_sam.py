@@ -12,21 +12,20 @@ from anymask.models.promptable import PromptTensors
 from anymask.models.protocol import CheckpointError
 from anymask.prompting import predict
 from anymask.types import Image, Prompt
-from originals import hq_package, original_hq, original_sam, sam_package
+from originals import (
+    assert_equal_weights,
+    assert_same,
+    hq_package,
+    original_hq,
+    original_sam,
+    picture,
+    reference,
+    sam_package,
+)
 from tiny_families import tiny_sam, tiny_sam_config, tiny_sam_hq
 
 SIZES = ((60, 97), (213, 150), (128, 128), (77, 301))  # landscape, portrait, the input itself, odd and larger
 KINDS = ("point", "clicks", "box", "mask", "box and clicks", "mask and point", "everything")
-CLEAR = 1e-4  # logits this close to zero may fall on either side
-
-
-def picture(size, seed=0):
-    """Smooth blobs over noise: what the encoder sees depends on the place."""
-    rng = np.random.default_rng(seed)
-    noise = rng.integers(0, 256, (*size, 3))
-    y, x = np.mgrid[: size[0], : size[1]]
-    waves = 127 + 120 * np.sin(x / 9.0 + seed)[..., None] * np.cos(y / 13.0)[..., None] * [1, 0.5, -1]
-    return Image((0.7 * waves + 0.3 * noise).clip(0, 255).astype(np.uint8))
 
 
 def prompts(size, side=32):
@@ -39,39 +38,12 @@ def prompts(size, side=32):
     return dict(zip(KINDS, (point, clicks, box, mask, box + clicks, mask + point, mask + box + clicks), strict=True))
 
 
-def reference(predictor, prompt, multimask):
-    """The original's masks as logits of the original size, predicted IoU, low-resolution logits."""
-    return predictor.predict(
-        point_coords=prompt.point_coords if len(prompt.point_coords) else None,
-        point_labels=prompt.point_labels if len(prompt.point_coords) else None,
-        box=None if prompt.box_coords is None else np.asarray(prompt.box_coords),
-        mask_input=None if prompt.mask_input is None else prompt.mask_input[None],
-        multimask_output=multimask,
-        return_logits=True,
-    )
-
-
 def converted(original, path, kind, build_config=SamConfig, **decoder):
     """Our model from a file that the original's author would have saved."""
     torch.save(original.state_dict(), path)
     network = sam.build(build_config(**tiny_sam_config(**decoder)))
     sam.fill(network, sam_keys.renamed(read_state(path), kind), torch.float32, path, kind)
     return sam.Sam(network)
-
-
-def assert_same(ours, theirs):
-    full, iou, low = theirs
-    np.testing.assert_allclose(ours.logits, low, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(ours.scores, iou, atol=1e-4, rtol=0)
-    clear = np.abs(full) > CLEAR
-    assert clear.mean() > 0.99
-    np.testing.assert_array_equal(ours.masks[clear], (full > 0)[clear])
-
-
-def assert_equal_weights(network, other):
-    weights, others = network.state_dict(), other.state_dict()
-    assert weights.keys() == others.keys()
-    assert not [name for name in weights if not torch.equal(weights[name], others[name])]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anymask.models.devices import in_chunks
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.models.promptable import PromptTensors
+from anymask.models.promptable import PromptTensors, alike, in_one_batch, mask_logits
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
@@ -143,10 +144,14 @@ class PocketModel:
         logits = torch.zeros(len(flat), candidates if multimask_output else 1, side, side)
         predicted_iou = torch.zeros(logits.shape[:2])
         stacked = _stack(features)
-        for rows in _alike([prompt for _, prompt in flat]):
+
+        def run(rows: Sequence[int]) -> None:
             part = self._play(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
             shift = box_shift(part.predicted_iou)[..., None, None] if _is_box_alone(flat[rows[0]][1]) else 0.0
             logits[rows], predicted_iou[rows] = part.logits + shift, part.predicted_iou
+
+        for group in alike([prompt for _, prompt in flat]):
+            in_chunks(run, group, CHUNK, self.device)
         pairs = zip(logits.split(counts), predicted_iou.split(counts), features, prompts, strict=True)
         return [Decoded(low, iou, _limits(one.frame, some)) for low, iou, one, some in pairs]
 
@@ -215,7 +220,7 @@ class PocketModel:
             if prompt.box_coords is not None:
                 boxes[i] = frame.to_model(np.asarray(prompt.box_coords, np.float32).reshape(2, 2)).reshape(4)
             if prompt.mask_input is not None:
-                masks[i] = _mask_logits(prompt.mask_input, frame, side)
+                masks[i] = mask_logits(prompt.mask_input, frame, side, MASK_LOGIT)
         where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
         slots = self.network.config.text_slots
         tokens, mask = torch.zeros(n, slots, self.network.config.text_width), torch.zeros(n, slots, dtype=torch.bool)
@@ -314,17 +319,6 @@ def _unfolded(network: PocketNetwork) -> PocketNetwork:
     return copy
 
 
-def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Rows that need no padding beside each other, at most `CHUNK` at once: so a batch gives what singles give."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        given = (prompt.box_coords is None, prompt.mask_input is None)
-        alike = (len(prompt.point_coords), *given, prompt.name, id(prompt.learned))
-        groups.setdefault(alike, []).append(i)
-    for rows in groups.values():
-        yield from (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-
-
 def _stages(prompt: Prompt) -> list[Prompt]:
     """Several clicks at once as if given one by one, a positive one first: so the network has learned them."""
     n, start = len(prompt.point_coords), 0 if prompt.box_coords is not None else 1
@@ -338,8 +332,7 @@ def _stages(prompt: Prompt) -> list[Prompt]:
 
 def _stack(features: Sequence[Features]) -> PocketFeatures:
     """The features of all images in one batch; there must be at least one image."""
-    names = PocketFeatures.__dataclass_fields__
-    return PocketFeatures(**{name: torch.cat([one.tensors[name] for one in features]) for name in names})
+    return PocketFeatures(**in_one_batch([one.tensors for one in features]))
 
 
 def _title(prompt: Prompt) -> str:
@@ -373,14 +366,6 @@ def _limits(frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]
             corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), inside])
             limits[i] = [*corners.min(axis=0), *corners.max(axis=0)]
     return limits
-
-
-def _mask_logits(mask: np.ndarray, frame: Frame, side: int) -> Float[np.ndarray, "s s"]:
-    """A bool mask of the original image as logits of the frame; logits of an earlier result as they are."""
-    if mask.dtype != bool:
-        return np.asarray(resize.cover_logits(mask, side), np.float32)
-    x0, y0, x1, y1 = frame.crop_box
-    return (resize.cover(mask[y0:y1, x0:x1], (side, side)) - 0.5) * 2 * MASK_LOGIT
 
 
 def _peaks(semantic: Float[Tensor, "h w"]) -> Int[Tensor, "k 2"]:

@@ -105,7 +105,7 @@ class PromptableModel(ABC):
         flat = [prompt for some in prompts for prompt in some]
         self._check(flat)
         with memory_for("hold the features of all images", self.device):
-            stacked = _stacked([one.tensors for one in features])
+            stacked = in_one_batch([one.tensors for one in features])
 
         def run(rows: Sequence[int]) -> _Answer:
             tensors = self.tensors([features[owners[i]].frame for i in rows], [flat[i] for i in rows])
@@ -175,11 +175,11 @@ class PromptableModel(ABC):
 
 
 def alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Rows of prompts of one kind, which need no padding beside each other: as many points, box and mask or none."""
-    groups: dict[tuple[int, bool, bool], list[int]] = {}
+    """Rows that need no padding beside each other: as many points, box and mask or not, one name."""
+    groups: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        kind = (len(prompt.point_coords), prompt.box_coords is None, prompt.mask_input is None)
-        groups.setdefault(kind, []).append(i)
+        given = (prompt.box_coords is None, prompt.mask_input is None)
+        groups.setdefault((len(prompt.point_coords), *given, prompt.name, id(prompt.learned)), []).append(i)
     yield from groups.values()
 
 
@@ -199,19 +199,19 @@ def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_L
     return logits
 
 
+def in_one_batch(features: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The features of all images in one batch; of a single image as they are, without a copy."""
+    if len(features) == 1:
+        return features[0]
+    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
+
+
 class _Answer(NamedTuple):
     """What the prompts of some rows got."""
 
     rows: Sequence[int]
     logits: Tensor
     predicted_iou: Tensor
-
-
-def _stacked(features: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """The features of all images in one batch; of a single image as they are, without a copy."""
-    if len(features) == 1:
-        return features[0]
-    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
 
 
 def _in_order(answers: Sequence[_Answer], counts: Sequence[int], side: int) -> list[Decoded]:

@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 
 def first_click(target: Bool[np.ndarray, "h w"]) -> tuple[float, float]:
@@ -22,6 +22,16 @@ def next_click(predicted: Bool[np.ndarray, "h w"], target: Bool[np.ndarray, "h w
         return None
     region, label = max(regions, key=lambda found: int(found[0].sum()))
     return (*_deepest(region), label)
+
+
+def drawn_click(cells: Float[np.ndarray, "h w"], rng: np.random.Generator) -> tuple[float, float]:
+    """x y of a first click for training on a soft mask: half of the time the deepest point, else anywhere on it."""
+    inside = cells > min(0.5, 0.99 * float(cells.max()))
+    if rng.random() < 0.5:
+        return first_click(inside)
+    ys, xs = np.nonzero(inside)
+    pick = int(rng.integers(len(ys)))
+    return float(xs[pick] + rng.random()), float(ys[pick] + rng.random())
 
 
 def _errors(predicted: Bool[np.ndarray, "h w"], target: Bool[np.ndarray, "h w"], label: int) -> Bool[np.ndarray, "h w"]:

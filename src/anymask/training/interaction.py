@@ -105,7 +105,7 @@ def box_prompts(targets: Targets, input_side: int, rng: np.random.Generator) -> 
 def click_prompts(targets: Targets, input_side: int, rng: np.random.Generator) -> PromptTensors:
     """A click on each: half of the time at its deepest point, else anywhere on it."""
     stride = input_side / targets.masks.shape[-1]
-    points = [_first_click(cells.numpy(), rng) for cells in targets.masks]
+    points = [clicks.drawn_click(cells.numpy(), rng) for cells in targets.masks]
     coords = torch.tensor(points, dtype=torch.float32).reshape(-1, 1, 2) * stride
     return PromptTensors(coords, torch.ones(len(targets), 1, dtype=torch.long))
 
@@ -171,12 +171,3 @@ def _surest(logits: Float[Tensor, "n c m m"], predicted_iou: Float[Tensor, "n c"
 def _tight_corners(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "2 2"]:
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return np.asarray([[xs[0], ys[0]], [xs[-1] + 1, ys[-1] + 1]], np.float32)
-
-
-def _first_click(cells: Float[np.ndarray, "m m"], rng: np.random.Generator) -> tuple[float, float]:
-    inside = cells > min(0.5, 0.99 * float(cells.max()))
-    if rng.random() < 0.5:
-        return clicks.first_click(inside)
-    ys, xs = np.nonzero(inside)
-    pick = int(rng.integers(len(ys)))
-    return float(xs[pick] + rng.random()), float(ys[pick] + rng.random())

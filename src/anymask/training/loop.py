@@ -3,10 +3,11 @@
 import copy
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -78,3 +79,10 @@ class Curve:
         writer.writerows(self.rows)
         with write_whole(self.path) as temporary:
             temporary.write_text(text.getvalue())
+
+
+def means_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """For a row of the curve: the mean of each metric over the steps that have it, NaN left aside."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row and row[name] == row[name]] for name in names}
+    return {name: round(float(np.mean(found)), 5) for name, found in values.items() if found}

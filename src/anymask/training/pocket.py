@@ -34,7 +34,7 @@ from anymask.models.pocket_network import (
 )
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable
@@ -172,7 +172,7 @@ class _Run:
                 tick = time.monotonic()
             recent.append(metrics)
             if self.done % 20 == 0 or self.done == settings.steps:
-                curve.add({"step": self.done, "images_per_second": round(rate, 2), **_means(recent)})
+                curve.add({"step": self.done, "images_per_second": round(rate, 2), **means_of(recent)})
                 recent = []
             if now - saved > settings.save_seconds or self.done == settings.steps:
                 self._save()
@@ -323,12 +323,6 @@ def _chosen(output: PocketOutput, n: int) -> Float[Tensor, "n q q"]:
 
 def _part(output: PocketOutput, rows: slice) -> PocketOutput:
     return PocketOutput(*(value[rows] for value in vars(output).values()))
-
-
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = {name: [row[name] for row in rows if name in row and row[name] == row[name]] for name in names}
-    return {name: round(float(np.mean(found)), 5) for name, found in values.items() if found}
 
 
 def _plain(settings: PocketSettings) -> dict[str, Any]:

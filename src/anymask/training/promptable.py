@@ -25,7 +25,7 @@ from anymask.models.load import load
 from anymask.training.caching import FeatureStore, View, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
 from anymask.training.interaction import interact, joined, mixed_precision
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
 from anymask.training.scoring import Scorer
 from anymask.training.trainable import as_trainable, parameters_of, parts_of
 from anymask.types import Features, Report
@@ -224,7 +224,7 @@ class Finetuning:
             at.seconds += time.monotonic() - began
             recent.append(found)
             if at.step % 10 == 0 or validates:
-                curve.add({"step": at.step, "images_per_second": round(rate, 2), **_means(recent)})
+                curve.add({"step": at.step, "images_per_second": round(rate, 2), **means_of(recent)})
                 recent = []
             if validates or time.monotonic() - saved > settings.save_seconds:
                 self._save()
@@ -445,8 +445,3 @@ def _exchanged(learned: Iterable[nn.Parameter], others: Iterable[Tensor]) -> Ite
     finally:
         for p, mine in zip(learned, own, strict=True):
             p.data = mine
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: round(float(np.mean([row[name] for row in rows if name in row])), 5) for name in names}

@@ -238,15 +238,8 @@ def _soft(mask: np.ndarray, quarter: int) -> Float[np.ndarray, "q q"]:
 
 
 def _first_point(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "2"]:
-    """A first click in input pixels: the deepest point half of the time, else anywhere on the object."""
-    inside = target > min(0.5, 0.99 * float(target.max()))
-    if rng.random() < 0.5:
-        x, y = clicks.first_click(inside)
-    else:
-        ys, xs = np.nonzero(inside)
-        pick = int(rng.integers(len(ys)))
-        x, y = xs[pick] + rng.random(), ys[pick] + rng.random()
-    return np.asarray([x * 4, y * 4], np.float32)
+    """A first click in input pixels."""
+    return np.asarray(clicks.drawn_click(target, rng), np.float32) * 4
 
 
 def _loose_box(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "4"]:
