@@ -134,6 +134,21 @@ def test_sources_can_be_left_out(data: Path) -> None:
     assert read_pictures(data, data / "set.json", exclude_sources=["toys"]) == []
 
 
+def test_names_of_a_foreign_source_count_as_absent(data: Path, tmp_path: Path) -> None:
+    document = json.loads((data / "set.json").read_text())
+    sources = ("nuclei_dsb2018", "feral_cats", "toys")
+    for image in document["images"]:
+        image["source"] = sources[image["id"] % 3]
+    names = {0: "nucleus", 1: "kitten", 2: "ball"}
+    document["categories"] = [{"id": i, "name": name} for i, name in names.items()]
+    for annotation in document["annotations"]:
+        annotation["category_id"] = annotation["image_id"] % 3
+    document["sources"] = [{"name": source, "text_exhaustive": False} for source in sources]
+    (tmp_path / "set.json").write_text(json.dumps(document))
+    absent = {picture.source: picture.absent for picture in read_pictures(data, tmp_path / "set.json")}
+    assert absent == {"nuclei_dsb2018": ("kitten",), "feral_cats": ("nucleus",), "toys": ()}
+
+
 def test_a_correction_clicks_the_largest_error(data: Path) -> None:
     table = PhraseTable(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
     target = torch.zeros(1, 16, 16)

@@ -6,6 +6,7 @@ name", with absent names where the annotations are exhaustive. The encoder start
 CPU its forward pass is a tenth of a step, so it is run each time rather than cached, which keeps augmentation free.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -74,7 +75,9 @@ class PocketSettings:
     average: float = field(default=0.998, metadata={"help": "decay of the moving average of the weights"})
     validate_every: int = field(default=300, metadata={"help": "steps between quick validations"})
     save_seconds: float = field(default=50, metadata={"help": "seconds between checkpoints"})
-    workers: int = field(default=1, metadata={"help": "processes that prepare samples"})
+    workers: int | None = field(
+        default=None, metadata={"help": "processes that prepare samples; without it all cores but one"}
+    )
     threads: int = field(default=0, metadata={"help": "CPU threads of the network, 0: all cores"})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda or mps"})
     seed: int = field(default=0, metadata={"help": "of everything random"})
@@ -137,6 +140,7 @@ class _Run:
         self.average: MovingAverage[PocketNetwork] = MovingAverage(self.network, settings.average)
         self.optimizer = _optimizer(self.network, settings)
         self.tower, self.tokenizer = tower, tokenizer
+        self.workers = max(1, (os.cpu_count() or 2) - 1) if settings.workers is None else settings.workers
         self.done = 0
 
     @classmethod
@@ -185,7 +189,7 @@ class _Run:
         self.pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
         names = sorted({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED})
         table, self.phrases = phrase_table(self.tower, self.tokenizer, names, self.config.text_slots)
-        return table
+        return PhraseTable(table.tokens.to(settings.device), table.mask.to(settings.device))
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """What is left of the steps with the small crop, then of those with the full one."""
@@ -201,14 +205,16 @@ class _Run:
                 PocketSamples(self.pictures, self.phrases, wanted),
                 settings.batch,
                 sampler=range(self.done * settings.batch, until * settings.batch),
-                num_workers=settings.workers,
-                prefetch_factor=8 if settings.workers else None,
+                num_workers=self.workers,
+                prefetch_factor=8 if self.workers else None,
+                pin_memory=settings.device == "cuda",
             )
         for network in (self.network, self.average.model):
             network.set_image_size(settings.side)
 
     def _step(self, batch: dict[str, Tensor], table: PhraseTable) -> dict[str, float]:
         settings = self.settings
+        batch = {name: value.to(settings.device, non_blocking=True) for name, value in batch.items()}
         rng = np.random.default_rng((settings.seed, self.done, 1))
         factor = trapezoid(self.done, settings.steps, settings.warmup, settings.decay)
         for group in self.optimizer.param_groups:
@@ -225,10 +231,12 @@ class _Run:
         return metrics
 
     def _encode(self, pixels: Tensor, moving: bool) -> PocketFeatures:
+        """Features in float32. On a CPU the encoder stays in float32: its depthwise convolutions gain nothing."""
+        device = self.settings.device
         self.network.encoder.eval()  # ImageNet's batch statistics stay
-        with nullcontext() if moving else torch.no_grad():
+        with nullcontext() if moving else torch.no_grad(), torch.autocast(device, torch.bfloat16, device != "cpu"):
             levels = self.network.encoder(normalise(pixels))
-        with torch.autocast(self.settings.device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             features = self.network.pyramid(levels)
         return PocketFeatures(*(value.float() for value in vars(features).values()))
 
@@ -237,7 +245,7 @@ class _Run:
     ) -> dict[str, float]:
         """Objects and names in one decode, then one to three rounds of corrections of the objects; backward each."""
         targets = batch["targets"].flatten(0, 1)
-        rows = torch.arange(len(batch["targets"])).repeat_interleave(batch["targets"].shape[1])
+        rows = _image_rows(batch["targets"])
         first, kinds = simulation.first_prompts(
             targets,
             batch["points"].flatten(0, 1),
@@ -248,7 +256,7 @@ class _Run:
         )
         present = batch["present"].flatten()
         asked = (present >= 0).nonzero()[:, 0]
-        name_rows = torch.arange(len(batch["present"])).repeat_interleave(batch["present"].shape[1])[asked]
+        name_rows = _image_rows(batch["present"])[asked]
         names = simulation.empty_prompts(len(asked), targets.shape[-1], table, batch["phrases"].flatten()[asked])
         prompts, n = simulation.joined(first, names), len(targets)
         output = self._decode(features, torch.cat([rows, name_rows]), prompts)
@@ -318,7 +326,12 @@ def _optimizer(network: PocketNetwork, settings: PocketSettings) -> torch.optim.
 def _chosen(output: PocketOutput, n: int) -> Float[Tensor, "n q q"]:
     """Of the first n prompts the mask with the highest predicted IoU, as a user would get it."""
     best = output.predicted_iou[:n].detach().argmax(dim=1)
-    return output.logits[:n].detach()[torch.arange(n), best]
+    return output.logits[:n].detach()[torch.arange(n, device=best.device), best]
+
+
+def _image_rows(values: Tensor) -> Int[Tensor, "n"]:
+    """Of b images with m rows each: which image a row belongs to, when they are laid end to end."""
+    return torch.arange(len(values), device=values.device).repeat_interleave(values.shape[1])
 
 
 def _part(output: PocketOutput, rows: slice) -> PocketOutput:

@@ -4,7 +4,7 @@ A sample is a function of (seed, index) alone, so a resumed run sees exactly the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ from anymask.data.coco import UNNAMED
 from anymask.data.files import read_json
 from anymask.ops import clicks, rle
 
+_ANIMALS = ("animals_roboflow", "feral_cats", "pets_128")
+_PHOTOS = ("coco_full", "coco_person_partial", "voc2012aug_animals", "voc2007seg")
+# Names of the sources at the right cannot be in a picture of the source at the left: absent, exhaustive or not.
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "nuclei_dsb2018": (*_ANIMALS, "clothing_ccp", "facade_roboflow", "coco_full", "voc2012aug_animals"),
+    "clothing_ccp": (*_ANIMALS, "nuclei_dsb2018"),
+    "facade_roboflow": (*_ANIMALS, "clothing_ccp", "nuclei_dsb2018"),
+    **{source: ("nuclei_dsb2018", "clothing_ccp") for source in _ANIMALS},
+    **{source: ("nuclei_dsb2018",) for source in _PHOTOS},
+}
+
 
 @dataclass(frozen=True)
 class SampleSettings:
@@ -27,7 +38,7 @@ class SampleSettings:
     objects: int = 6
     names: int = 4
     whole_image: float = 0.35
-    min_crop: float = 0.4  # smallest side of a crop, as a share of the image's
+    min_crop: float = 0.3  # smallest side of a crop, as a share of the image's
     paste: float = 0.25
     seed: int = 0
 
@@ -59,7 +70,19 @@ def read_pictures(images: Path, annotations: Path, exclude_sources: Sequence[str
         if not annotation.get("iscrowd", 0):
             by_image.setdefault(annotation["image_id"], []).append(annotation)
     kept = [i for i in document["images"] if i["id"] in by_image and i.get("source", "") not in exclude_sources]
-    return [_picture(images, image, by_image[image["id"]], names, sources) for image in kept]
+    return _with_foreign_names([_picture(images, image, by_image[image["id"]], names, sources) for image in kept])
+
+
+def _with_foreign_names(pictures: list[Picture]) -> list[Picture]:
+    """The same pictures, with the names of their foreign sources counted as absent."""
+    known: dict[str, set[str]] = {}
+    for picture in pictures:
+        known.setdefault(picture.source, set()).update({*picture.names} - {UNNAMED})
+    foreign = {
+        source: {name for other in FOREIGN.get(source, ()) for name in known.get(other, ())} - own
+        for source, own in known.items()
+    }
+    return [replace(p, absent=tuple(sorted({*p.absent, *foreign[p.source]}))) for p in pictures]
 
 
 def _picture(

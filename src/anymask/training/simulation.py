@@ -33,15 +33,16 @@ class PhraseTable:
 
 def empty_prompts(n: int, quarter: int, table: PhraseTable, phrases: Int[Tensor, "n"] | None = None) -> PocketPrompts:
     """n prompts that say nothing but their phrase."""
-    rows = torch.full((n,), -1) if phrases is None else phrases
+    device = table.tokens.device
+    rows = torch.full((n,), -1, device=device) if phrases is None else phrases
     tokens, mask = table.look_up(rows)
     return PocketPrompts(
-        points=torch.zeros(n, 1, 2),
-        labels=torch.full((n, 1), -1),
-        boxes=torch.zeros(n, 4),
-        has_box=torch.zeros(n, dtype=torch.bool),
-        masks=torch.zeros(n, quarter, quarter),
-        has_mask=torch.zeros(n, dtype=torch.bool),
+        points=torch.zeros(n, 1, 2, device=device),
+        labels=torch.full((n, 1), -1, device=device),
+        boxes=torch.zeros(n, 4, device=device),
+        has_box=torch.zeros(n, dtype=torch.bool, device=device),
+        masks=torch.zeros(n, quarter, quarter, device=device),
+        has_mask=torch.zeros(n, dtype=torch.bool, device=device),
         text_tokens=tokens,
         text_mask=mask,
     )
@@ -56,9 +57,9 @@ def first_prompts(
     rng: np.random.Generator,
 ) -> tuple[PocketPrompts, Int[Tensor, "n"]]:
     """A first prompt for each object, of a kind drawn at random, and the kinds."""
-    kinds = torch.from_numpy(rng.choice(4, size=len(targets), p=KIND_SHARES))
-    kinds = torch.where((kinds == NAMED_CLICK) & (phrases < 0), torch.tensor(CLICK), kinds)
-    named = torch.where(kinds == NAMED_CLICK, phrases, torch.tensor(-1))
+    kinds = torch.from_numpy(rng.choice(4, size=len(targets), p=KIND_SHARES)).to(targets.device)
+    kinds = torch.where((kinds == NAMED_CLICK) & (phrases < 0), CLICK, kinds)
+    named = torch.where(kinds == NAMED_CLICK, phrases, -1)
     clicked = (kinds == CLICK) | (kinds == NAMED_CLICK)
     prompts = replace(
         empty_prompts(len(targets), targets.shape[-1], table, named),
@@ -76,15 +77,16 @@ def corrected(
     prompts: PocketPrompts, logits: Float[Tensor, "n q q"], targets: Float[Tensor, "n q q"], rng: np.random.Generator
 ) -> PocketPrompts:
     """The same prompts with one more click in the largest error and the mask so far; none where nothing is wrong."""
-    predicted, wanted = (logits > 0).numpy(), (targets > 0.5).numpy()
+    device = targets.device
+    predicted, wanted = (logits > 0).cpu().numpy(), (targets > 0.5).cpu().numpy()
     found = [clicks.next_click(mask, target) for mask, target in zip(predicted, wanted, strict=True)]
     moved = rng.uniform(-1, 1, (len(found), 2))
     coords = [[4 * c[0] + m[0], 4 * c[1] + m[1]] if c else [0.0, 0.0] for c, m in zip(found, moved, strict=True)]
     labels = [c[2] if c else -1 for c in found]
     return replace(
         prompts,
-        points=torch.cat([prompts.points, torch.tensor(coords, dtype=torch.float32)[:, None]], dim=1),
-        labels=torch.cat([prompts.labels, torch.tensor(labels)[:, None]], dim=1),
+        points=torch.cat([prompts.points, torch.tensor(coords, dtype=torch.float32, device=device)[:, None]], dim=1),
+        labels=torch.cat([prompts.labels, torch.tensor(labels, device=device)[:, None]], dim=1),
         masks=logits.clamp(-10, 10),
         has_mask=torch.ones_like(prompts.has_mask),
     )

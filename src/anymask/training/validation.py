@@ -31,13 +31,15 @@ def quick_validation(
 
 
 def _measure(network: PocketNetwork, sample: dict[str, Tensor], table: PhraseTable) -> dict[str, Tensor]:
+    device = table.tokens.device
+    sample = {name: value.to(device) for name, value in sample.items()}
     features, targets = network.encode(normalise(sample["pixels"][None])), sample["targets"]
-    rows = torch.zeros(len(targets), dtype=torch.long)
+    rows = torch.zeros(len(targets), dtype=torch.long, device=device)
     blank = empty_prompts(len(targets), targets.shape[-1], table)
     boxed = replace(blank, boxes=sample["boxes"], has_box=torch.ones_like(blank.has_box))
-    clicked = replace(blank, points=sample["points"][:, None], labels=torch.ones(len(targets), 1, dtype=torch.long))
+    clicked = replace(blank, points=sample["points"][:, None], labels=torch.ones_like(blank.labels))
     output = network.decode(features, rows, clicked)
-    chosen = output.logits[rows + torch.arange(len(rows)), output.predicted_iou.argmax(1)]
+    chosen = output.logits[torch.arange(len(rows), device=device), output.predicted_iou.argmax(1)]
     return {
         "val_box": soft_iou(network.decode(features, rows, boxed).logits[:, 0], targets),
         "val_click1": soft_iou(chosen, targets),
@@ -50,10 +52,10 @@ def _measure(network: PocketNetwork, sample: dict[str, Tensor], table: PhraseTab
 def _correct_twice(
     network: PocketNetwork, features: PocketFeatures, prompts: PocketPrompts, logits: Tensor, targets: Tensor
 ) -> Tensor:
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), torch.zeros_like(prompts.labels[:, 0])
     for _ in range(2):
         prompts = corrected(prompts, logits, targets, rng)
-        logits = network.decode(features, torch.zeros(len(targets), dtype=torch.long), prompts).logits[:, 0]
+        logits = network.decode(features, rows, prompts).logits[:, 0]
     return logits
 
 
@@ -65,6 +67,6 @@ def _measure_names(
         return {}
     unions, there = sample["unions"][asked], sample["present"][asked] == 1
     names = empty_prompts(len(asked), unions.shape[-1], table, sample["phrases"][asked])
-    output = network.decode(features, torch.zeros(len(asked), dtype=torch.long), names)
+    output = network.decode(features, torch.zeros_like(asked), names)
     found = output.presence > 0
     return {"val_text": (soft_iou(output.logits[:, 0], unions) * found)[there], "val_false": found[~there].float()}
