@@ -18,6 +18,7 @@ from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_ch
 from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
 from anymask.training.simulation import PhraseTable, corrected, empty_prompts, first_prompts
+from anymask.training.vocabulary import GROUPS, SYNONYMS, words
 from tiny import TINY_TEXT, seed_weights
 
 
@@ -147,6 +148,42 @@ def test_names_of_a_foreign_source_count_as_absent(data: Path, tmp_path: Path) -
     (tmp_path / "set.json").write_text(json.dumps(document))
     absent = {picture.source: picture.absent for picture in read_pictures(data, tmp_path / "set.json")}
     assert absent == {"nuclei_dsb2018": ("kitten",), "feral_cats": ("nucleus",), "toys": ()}
+
+
+def test_synonyms_and_groups_mean_what_they_say(data: Path, tmp_path: Path) -> None:
+    document = json.loads((data / "set.json").read_text())
+    document["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    document["sources"] = [{"name": "toys", "text_exhaustive": True, "names": ["cat", "dog", "car", "cow"]}]
+    (tmp_path / "set.json").write_text(json.dumps(document))
+    vocabulary = words(["cat", "dog", "car", "cow"])
+    assert {"cat", "kitty", "animal", "vehicle"} <= set(vocabulary) and "food" not in vocabulary
+    phrases = {word: [row] for row, word in enumerate(vocabulary)}
+    changed = SampleSettings(side=64, names=3, synonyms=0.5, groups=0.5, paste=0.0, whole_image=1.0)
+    plain = replace(changed, synonyms=0.0, groups=0.0)
+    pictures = read_pictures(data, tmp_path / "set.json")
+    asked = set()
+    for i in range(60):
+        sample = PocketSamples(pictures, phrases, changed)[i]
+        whole = sample["targets"].amax(0)  # both animals are among the objects drawn, or one of them
+        for row, union, present in zip(sample["phrases"], sample["unions"], sample["present"], strict=True):
+            word = vocabulary[row] if row >= 0 else None
+            asked.add(word)
+            if word == "animal":  # an absent cow never stands for it: cat and dog are there
+                assert present == 1 and (union >= whole).all()
+            if word == "vehicle":
+                assert present == 0 and union.max() == 0
+            if word in ("kitty", "puppy"):
+                assert present == 1 and union.sum() > 0
+        for row in PocketSamples(pictures, phrases, plain)[i]["phrases"]:
+            assert row < 0 or vocabulary[row] in ("cat", "dog", "car", "cow")
+    assert {"animal", "vehicle", "kitty"} <= asked
+
+
+def test_every_synonym_is_another_word() -> None:
+    for name, synonyms in SYNONYMS.items():
+        assert synonyms and name not in synonyms and all(word == word.strip() for word in synonyms)
+    for group, members in GROUPS.items():
+        assert group not in members and len(set(members)) == len(members) > 1
 
 
 def test_a_correction_clicks_the_largest_error(data: Path) -> None:

@@ -34,7 +34,7 @@ from anymask.models.pocket_network import (
     normalise,
 )
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.training import simulation
+from anymask.training import simulation, vocabulary
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
@@ -187,7 +187,7 @@ class _Run:
     def _read_data(self) -> PhraseTable:
         settings = self.settings
         self.pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
-        names = sorted({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED})
+        names = vocabulary.words({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED})
         table, self.phrases = phrase_table(self.tower, self.tokenizer, names, self.config.text_slots)
         return PhraseTable(table.tokens.to(settings.device), table.mask.to(settings.device))
 

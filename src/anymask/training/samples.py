@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from anymask.data.coco import UNNAMED
 from anymask.data.files import read_json
 from anymask.ops import clicks, rle
+from anymask.training import vocabulary
 
 _ANIMALS = ("animals_roboflow", "feral_cats", "pets_128")
 _PHOTOS = ("coco_full", "coco_person_partial", "voc2012aug_animals", "voc2007seg")
@@ -40,6 +41,8 @@ class SampleSettings:
     whole_image: float = 0.35
     min_crop: float = 0.3  # smallest side of a crop, as a share of the image's
     paste: float = 0.25
+    synonyms: float = 0.25  # share of names asked by another word, where there is one
+    groups: float = 0.15  # share of names asked by their group ("animal"), where there is one
     seed: int = 0
 
 
@@ -188,17 +191,35 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         wanted += no[: self.settings.names - len(wanted)]
         phrases, unions, present = [], [], []
         for name in wanted:
-            rows = [i for i, other in enumerate(crop.names) if other == name]
+            asked, members = self._perhaps_group(rng, crop, name, partly)
+            rows = [i for i, other in enumerate(crop.names) if other in members]
             union = crop.targets[rows].max(axis=0) if rows else np.zeros((quarter, quarter), np.float32)
-            phrases.append(self._phrase(rng, name))
+            phrases.append(self._phrase(rng, asked))
             unions.append(union)
             present.append(int(name in there))
         missing = self.settings.names - len(wanted)
         unions += [np.zeros((quarter, quarter), np.float32)] * missing
         return phrases + [-1] * missing, np.stack(unions), present + [-1] * missing
 
+    def _perhaps_group(
+        self, rng: np.random.Generator, crop: "Crop", name: str, partly: set[str]
+    ) -> tuple[str, tuple[str, ...]]:
+        """What to ask in place of `name`, and the names it stands for: sometimes a group, where all of it is labelled.
+
+        An absent name cannot stand for a group of which another member is there.
+        """
+        groups = vocabulary.groups_of(name) if crop.exhaustive and rng.random() < self.settings.groups else []
+        for group in groups:
+            members = vocabulary.GROUPS[group]
+            if name in partly or partly.isdisjoint(members):
+                return group, members
+        return name, (name,)
+
     def _phrase(self, rng: np.random.Generator, name: str) -> int:
-        """A row of the phrase table for `name`; -1 for a name that is no text."""
+        """A row of the phrase table for `name` or a synonym of it; -1 for a name that is no text."""
+        synonyms = vocabulary.SYNONYMS.get(name, ())
+        if synonyms and rng.random() < self.settings.synonyms:
+            name = str(rng.choice(synonyms))
         choices = self.phrases.get(name)
         return int(rng.choice(choices)) if choices else -1
 
