@@ -16,8 +16,9 @@ from anymask.models.protocol import CheckpointError
 from anymask.ops import rle
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
 from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
+from anymask.training.regions import find_regions
 from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
-from anymask.training.simulation import PhraseTable, corrected, empty_prompts, first_prompts
+from anymask.training.simulation import BOX, PhraseTable, corrected, empty_prompts, first_prompts
 from anymask.training.vocabulary import GROUPS, SYNONYMS, words
 from tiny import TINY_TEXT, seed_weights
 
@@ -150,6 +151,35 @@ def test_names_of_a_foreign_source_count_as_absent(data: Path, tmp_path: Path) -
     assert absent == {"nuclei_dsb2018": ("kitten",), "feral_cats": ("nucleus",), "toys": ()}
 
 
+def test_unlabelled_regions_are_boxed_and_never_named(data: Path) -> None:
+    pictures = read_pictures(data, data / "set.json")
+    hidden = [replace(picture, rles=picture.rles[:1], names=picture.names[:1]) for picture in pictures]  # no square
+    samples = PocketSamples(hidden, {"ball": [0]}, SampleSettings(side=64, regions=0.5, whole_image=1.0, paste=0.0))
+    found = squares = 0
+    for i in range(20):
+        sample = samples[i]
+        boxes = sample["boxes"][sample["only_boxed"]]
+        found += len(boxes)
+        assert (sample["object_phrases"][sample["only_boxed"]] == -1).all()
+        assert set(sample["phrases"].tolist()) <= {-1, 0}
+        widths = (boxes[:, 2] - boxes[:, 0]) * 96 / 64
+        squares += int(((widths > 14) & (widths < 28)).sum())
+    assert 20 < found < 100 and squares > 0.4 * found  # the rest are specks of the noise
+    assert not PocketSamples(hidden, {"ball": [0]}, SampleSettings(side=64, regions=0.0))[0]["only_boxed"].any()
+
+
+def test_no_region_is_a_labelled_object_or_noise() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(90, 110, (120, 160, 3), dtype=np.uint8)
+    pixels[20:60, 20:60], pixels[70:110, 90:150] = (200, 40, 40), (40, 40, 200)
+    red, blue = np.zeros((2, 120, 160), bool)
+    red[20:60, 20:60], blue[70:110, 90:150] = True, True
+    [found] = rle.decode(find_regions(pixels, red[None]), (120, 160))
+    assert (found & blue).sum() / (found | blue).sum() > 0.85
+    assert find_regions(pixels, np.stack([red, blue])) == ()
+    assert find_regions(np.full((40, 40, 3), 90, np.uint8), np.zeros((0, 40, 40), bool)) == ()
+
+
 def test_synonyms_and_groups_mean_what_they_say(data: Path, tmp_path: Path) -> None:
     document = json.loads((data / "set.json").read_text())
     document["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -158,7 +188,7 @@ def test_synonyms_and_groups_mean_what_they_say(data: Path, tmp_path: Path) -> N
     vocabulary = words(["cat", "dog", "car", "cow"])
     assert {"cat", "kitty", "animal", "vehicle"} <= set(vocabulary) and "food" not in vocabulary
     phrases = {word: [row] for row, word in enumerate(vocabulary)}
-    changed = SampleSettings(side=64, names=3, synonyms=0.5, groups=0.5, paste=0.0, whole_image=1.0)
+    changed = SampleSettings(side=64, names=3, synonyms=0.5, groups=0.5, paste=0.0, regions=0.0, whole_image=1.0)
     plain = replace(changed, synonyms=0.0, groups=0.0)
     pictures = read_pictures(data, tmp_path / "set.json")
     asked = set()
@@ -208,10 +238,11 @@ def test_every_kind_of_first_prompt_occurs() -> None:
         torch.zeros(n, 2),
         torch.ones(n, 4),
         torch.zeros(n, dtype=torch.long),
+        torch.arange(n) < 20,
         table,
         np.random.default_rng(0),
     )
-    assert set(kinds.tolist()) == {0, 1, 2, 3}
+    assert set(kinds[20:].tolist()) == {0, 1, 2, 3} and set(kinds[:20].tolist()) == {BOX}
     said = torch.stack([(prompts.labels[:, 0] == 1), prompts.has_box, prompts.has_mask]).sum(0)
     assert (said == 1).all() and torch.equal(prompts.has_text, kinds == 3)
 

@@ -251,6 +251,7 @@ class _Run:
             batch["points"].flatten(0, 1),
             batch["boxes"].flatten(0, 1),
             batch["object_phrases"].flatten(),
+            batch["only_boxed"].flatten(),
             table,
             rng,
         )

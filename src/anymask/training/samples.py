@@ -11,13 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch.utils.data import Dataset
 
 from anymask.data.coco import UNNAMED
 from anymask.data.files import read_json
 from anymask.ops import clicks, rle
 from anymask.training import vocabulary
+from anymask.training.regions import find_regions
 
 _ANIMALS = ("animals_roboflow", "feral_cats", "pets_128")
 _PHOTOS = ("coco_full", "coco_person_partial", "voc2012aug_animals", "voc2007seg")
@@ -30,6 +31,8 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     **{source: ("nuclei_dsb2018",) for source in _PHOTOS},
 }
 
+REGION = "(a region)"  # stands for the name of a mask that nobody labelled
+
 
 @dataclass(frozen=True)
 class SampleSettings:
@@ -41,6 +44,7 @@ class SampleSettings:
     whole_image: float = 0.35
     min_crop: float = 0.3  # smallest side of a crop, as a share of the image's
     paste: float = 0.25
+    regions: float = 0.2  # share of objects that are unlabelled regions, given by a box
     synonyms: float = 0.25  # share of names asked by another word, where there is one
     groups: float = 0.15  # share of names asked by their group ("animal"), where there is one
     seed: int = 0
@@ -112,12 +116,17 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         weights = np.sqrt([min(len(picture.rles), 40) for picture in pictures])
         self.weights = weights / weights.sum()
         self.bytes = [np.fromfile(picture.path, np.uint8) for picture in pictures]
+        self._regions: dict[int, tuple[rle.Rle, ...]] = {}
 
     def __len__(self) -> int:
         return 1 << 40
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """pixels [3 s s] uint8; targets [m q q]; points, boxes, names of the objects; unions [k q q] of asked names."""
+        """One sample as tensors.
+
+        pixels [3 s s] uint8; targets [m q q] with points, boxes, names and "only_boxed" (a region: a click or a name
+        would be no fair question); unions [k q q] of the names asked, with their phrases and whether they are present.
+        """
         rng = np.random.default_rng((self.settings.seed, index))
         cv2.setNumThreads(0)
         while True:
@@ -137,7 +146,9 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         picture, side = self.pictures[row], self.settings.side
         pixels = self._read(row)
         h, w = pixels.shape[:2]
-        masks = rle.decode(picture.rles, (h, w)).astype(np.uint8)
+        masks = rle.decode(picture.rles, (h, w))
+        labelled = len(masks)
+        masks = np.concatenate([masks, self._find_regions(row, pixels, masks)]).astype(np.uint8)
         if rng.random() >= self.settings.whole_image:
             x0, y0, x1, y1 = _random_crop_box(rng, (h, w), self.settings.min_crop)
             pixels, masks = pixels[y0:y1, x0:x1], masks[:, y0:y1, x0:x1]
@@ -145,9 +156,20 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
         whole = cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=_interpolation(pixels.shape, side))
         targets = np.stack([_soft(mask, side // 4) for mask in masks])
-        if not (targets.sum(axis=(1, 2)) >= 2).any():
+        if not (targets[:labelled].sum(axis=(1, 2)) >= 2).any():
             return None
-        return Crop(whole, targets, list(picture.names), set(picture.absent), picture.exhaustive)
+        names = [*picture.names, *[REGION] * (len(masks) - labelled)]
+        return Crop(whole, targets, names, set(picture.absent), picture.exhaustive)
+
+    def _find_regions(
+        self, row: int, pixels: UInt8[np.ndarray, "h w 3"], labelled: Bool[np.ndarray, "n h w"]
+    ) -> Bool[np.ndarray, "k h w"]:
+        """The unlabelled regions of a picture, sought when it first comes up: a fifth of a second."""
+        if not self.settings.regions:
+            return labelled[:0]
+        if row not in self._regions:
+            self._regions[row] = find_regions(pixels, labelled)
+        return rle.decode(self._regions[row], pixels.shape[:2])
 
     def _read(self, row: int) -> UInt8[np.ndarray, "h w 3"]:
         decoded = cv2.imdecode(self.bytes[row], cv2.IMREAD_COLOR)
@@ -157,8 +179,11 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
 
     def _to_tensors(self, rng: np.random.Generator, crop: "Crop") -> dict[str, torch.Tensor]:
         areas = crop.targets.sum(axis=(1, 2))
-        visible = np.flatnonzero(areas >= 2)
+        is_region = np.asarray([name == REGION for name in crop.names])
+        visible, regions = np.flatnonzero((areas >= 2) & ~is_region), np.flatnonzero((areas >= 6) & is_region)
         rows = rng.permutation(np.resize(rng.permutation(visible), self.settings.objects))
+        if len(regions):
+            rows = np.where(rng.random(len(rows)) < self.settings.regions, rng.choice(regions, len(rows)), rows)
         targets = crop.targets[rows]
         points = np.stack([_first_point(rng, target) for target in targets])
         boxes = np.stack([_loose_box(rng, target) for target in targets])
@@ -170,6 +195,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
             "points": torch.from_numpy(points),
             "boxes": torch.from_numpy(boxes),
             "object_phrases": torch.tensor(names),
+            "only_boxed": torch.from_numpy(is_region[rows]),
             "phrases": torch.tensor(phrases),
             "unions": torch.from_numpy(unions),
             "present": torch.tensor(present),
@@ -180,13 +206,12 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     ) -> tuple[list[int], Float[np.ndarray, "k q q"], list[int]]:
         """Names to ask for: half of them present. `present` is 1, 0, or -1 where nothing may be asked."""
         quarter = self.settings.side // 4
-        there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4 and name != UNNAMED}
-        partly = {name for name, area in zip(crop.names, areas, strict=True) if area > 0}
+        no_names = {UNNAMED, REGION}
+        there = {name for name, area in zip(crop.names, areas, strict=True) if area >= 4} - no_names
+        partly = {name for name, area in zip(crop.names, areas, strict=True) if area > 0} - no_names
         gone = {name for name in crop.names if name not in partly} if crop.exhaustive else set()
-        yes, no = (
-            list(rng.permutation(sorted(there))),
-            list(rng.permutation(sorted((crop.absent | gone) - partly - {UNNAMED}))),
-        )
+        yes = list(rng.permutation(sorted(there)))
+        no = list(rng.permutation(sorted((crop.absent | gone) - partly - no_names)))
         wanted = yes[: max(1, self.settings.names // 2)]
         wanted += no[: self.settings.names - len(wanted)]
         phrases, unions, present = [], [], []
@@ -239,7 +264,8 @@ def _paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
     """An object of `donor` pasted over `crop` (Ghiasi et al. 2021, simple copy-paste), shrunk and moved at random."""
     side, quarter = crop.pixels.shape[0], crop.targets.shape[1]
     areas = donor.targets.mean(axis=(1, 2))
-    choices = np.flatnonzero((areas > 0.01) & (areas < 0.5))
+    labelled = np.asarray([name != REGION for name in donor.names])
+    choices = np.flatnonzero((areas > 0.01) & (areas < 0.5) & labelled)
     if not len(choices):
         return crop
     row = int(rng.choice(choices))

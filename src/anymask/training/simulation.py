@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,11 +53,13 @@ def first_prompts(
     points: Float[Tensor, "n 2"],
     boxes: Float[Tensor, "n 4"],
     phrases: Int[Tensor, "n"],
+    only_boxed: Bool[Tensor, "n"],
     table: PhraseTable,
     rng: np.random.Generator,
 ) -> tuple[PocketPrompts, Int[Tensor, "n"]]:
-    """A first prompt for each object, of a kind drawn at random, and the kinds."""
+    """A first prompt for each object, of a kind drawn at random (but a box where `only_boxed`), and the kinds."""
     kinds = torch.from_numpy(rng.choice(4, size=len(targets), p=KIND_SHARES)).to(targets.device)
+    kinds = torch.where(only_boxed, BOX, kinds)
     kinds = torch.where((kinds == NAMED_CLICK) & (phrases < 0), CLICK, kinds)
     named = torch.where(kinds == NAMED_CLICK, phrases, -1)
     clicked = (kinds == CLICK) | (kinds == NAMED_CLICK)

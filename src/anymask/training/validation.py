@@ -21,7 +21,9 @@ def quick_validation(
 ) -> dict[str, float]:
     """IoU at a quarter of the input: box, one click (chosen, best), three clicks, text; and false positives."""
     side = network.config.image_size
-    wanted = SampleSettings(side=side, objects=8, whole_image=1.0, paste=0.0, synonyms=0.0, groups=0.0, seed=1)
+    wanted = SampleSettings(
+        side=side, objects=8, whole_image=1.0, paste=0.0, regions=0.0, synonyms=0.0, groups=0.0, seed=1
+    )
     samples = PocketSamples(pictures, phrases, wanted)
     totals: dict[str, list[Tensor]] = {}
     for i in range(min(IMAGES, len(pictures))):
