@@ -3,7 +3,7 @@
     python benchmarks/pocket_words.py --images val --annotations val.json
 
 Each name that is there is asked as itself and by one synonym; each group of names that is there as one union, where the
-source labels everything. Each photo is also asked for six names of sources that cannot be in it (`samples.FOREIGN`).
+source labels everything. Each photo is also asked for six names of sources that cannot be in it (`pictures.FOREIGN`).
 Sources of the training set; a name judged absent counts as IoU 0.
 """
 
@@ -20,7 +20,7 @@ from anymask.models.protocol import Model
 from anymask.ops import metrics
 from anymask.ops.sampling import stratified
 from anymask.prompting import place
-from anymask.training.samples import FOREIGN
+from anymask.training.pictures import FOREIGN
 from anymask.training.vocabulary import GROUPS, SYNONYMS
 from anymask.types import Features, Masks, Prompt
 

@@ -15,9 +15,10 @@ from anymask.models.pocket_text import TextTower, save_text_tower
 from anymask.models.protocol import CheckpointError
 from anymask.ops import rle
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, save_checkpoint, trapezoid
+from anymask.training.pictures import read_pictures
 from anymask.training.pocket import PocketSettings, load_imagenet, train_pocket
 from anymask.training.regions import find_regions
-from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
+from anymask.training.samples import PocketSamples, SampleSettings
 from anymask.training.simulation import BOX, PhraseTable, corrected, empty_prompts, first_prompts
 from anymask.training.vocabulary import GROUPS, SYNONYMS, words
 from tiny import TINY_TEXT, seed_weights

@@ -37,7 +37,8 @@ from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation, vocabulary
 from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
 from anymask.training.objective import name_loss, object_loss
-from anymask.training.samples import PocketSamples, SampleSettings, read_pictures
+from anymask.training.pictures import read_pictures
+from anymask.training.samples import PocketSamples, SampleSettings
 from anymask.training.simulation import PhraseTable
 from anymask.training.validation import quick_validation
 

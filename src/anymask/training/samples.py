@@ -4,9 +4,7 @@ A sample is a function of (seed, index) alone, so a resumed run sees exactly the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,23 +13,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch.utils.data import Dataset
 
 from anymask.data.coco import UNNAMED
-from anymask.data.files import read_json
 from anymask.ops import clicks, rle
 from anymask.training import vocabulary
+from anymask.training.crops import REGION, Crop, interpolation, paste, random_crop_box, recolour, soft
+from anymask.training.pictures import Picture
 from anymask.training.regions import find_regions
-
-_ANIMALS = ("animals_roboflow", "feral_cats", "pets_128")
-_PHOTOS = ("coco_full", "coco_person_partial", "voc2012aug_animals", "voc2007seg")
-# Names of the sources at the right cannot be in a picture of the source at the left: absent, exhaustive or not.
-FOREIGN: dict[str, tuple[str, ...]] = {
-    "nuclei_dsb2018": (*_ANIMALS, "clothing_ccp", "facade_roboflow", "coco_full", "voc2012aug_animals"),
-    "clothing_ccp": (*_ANIMALS, "nuclei_dsb2018"),
-    "facade_roboflow": (*_ANIMALS, "clothing_ccp", "nuclei_dsb2018"),
-    **{source: ("nuclei_dsb2018", "clothing_ccp") for source in _ANIMALS},
-    **{source: ("nuclei_dsb2018",) for source in _PHOTOS},
-}
-
-REGION = "(a region)"  # stands for the name of a mask that nobody labelled
 
 
 @dataclass(frozen=True)
@@ -48,64 +34,6 @@ class SampleSettings:
     synonyms: float = 0.25  # share of names asked by another word, where there is one
     groups: float = 0.15  # share of names asked by their group ("animal"), where there is one
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One annotated image: its JPEG file, RLEs with names, and which names are known to be absent."""
-
-    path: Path
-    source: str
-    rles: tuple[rle.Rle, ...]
-    names: tuple[str, ...]
-    absent: tuple[str, ...]
-    exhaustive: bool
-
-
-def read_pictures(images: Path, annotations: Path, exclude_sources: Sequence[str] = ()) -> list[Picture]:
-    """The annotated images of a COCO-format set with the optional fields of our data (source, text_exhaustive)."""
-    document = read_json(annotations)
-    names = {category["id"]: category["name"] for category in document["categories"]}
-    sources = {source["name"]: source for source in document.get("sources", [])}
-    known = {image.get("source", "") for image in document["images"]}
-    if unknown := sorted(set(exclude_sources) - known):
-        raise ValueError(
-            f"sources to leave out must be in {annotations}: {', '.join(unknown)} is none of {sorted(known)}"
-        )
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation in document["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-    kept = [i for i in document["images"] if i["id"] in by_image and i.get("source", "") not in exclude_sources]
-    return _with_foreign_names([_picture(images, image, by_image[image["id"]], names, sources) for image in kept])
-
-
-def _with_foreign_names(pictures: list[Picture]) -> list[Picture]:
-    """The same pictures, with the names of their foreign sources counted as absent."""
-    known: dict[str, set[str]] = {}
-    for picture in pictures:
-        known.setdefault(picture.source, set()).update({*picture.names} - {UNNAMED})
-    foreign = {
-        source: {name for other in FOREIGN.get(source, ()) for name in known.get(other, ())} - own
-        for source, own in known.items()
-    }
-    return [replace(p, absent=tuple(sorted({*p.absent, *foreign[p.source]}))) for p in pictures]
-
-
-def _picture(
-    folder: Path,
-    image: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    names: dict[int, str],
-    sources: dict[str, Any],
-) -> Picture:
-    source = sources.get(image.get("source", ""), {})
-    present = tuple(names[a["category_id"]] for a in annotations)
-    exhaustive = bool(source.get("text_exhaustive", False))
-    hidden = {*present, *image.get("crowd_categories", ()), UNNAMED}
-    absent = tuple(name for name in source.get("names", ()) if name not in hidden) if exhaustive else ()
-    encoded = tuple(a["segmentation"] for a in annotations)
-    return Picture(folder / image["file_name"], image.get("source", ""), encoded, present, absent, exhaustive)
 
 
 class PocketSamples(Dataset[dict[str, torch.Tensor]]):
@@ -135,13 +63,13 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
                 break
         if rng.random() < self.settings.paste:
             donor = self._crop(rng, self._draw_picture(rng))
-            crop = crop if donor is None else _paste(rng, crop, donor)
+            crop = crop if donor is None else paste(rng, crop, donor)
         return self._to_tensors(rng, crop)
 
     def _draw_picture(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self.pictures), p=self.weights))
 
-    def _crop(self, rng: np.random.Generator, row: int) -> "Crop | None":
+    def _crop(self, rng: np.random.Generator, row: int) -> Crop | None:
         """A random crop stretched to the square input; None if no object is left in it."""
         picture, side = self.pictures[row], self.settings.side
         pixels = self._read(row)
@@ -150,12 +78,12 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         labelled = len(masks)
         masks = np.concatenate([masks, self._find_regions(row, pixels, masks)]).astype(np.uint8)
         if rng.random() >= self.settings.whole_image:
-            x0, y0, x1, y1 = _random_crop_box(rng, (h, w), self.settings.min_crop)
+            x0, y0, x1, y1 = random_crop_box(rng, (h, w), self.settings.min_crop)
             pixels, masks = pixels[y0:y1, x0:x1], masks[:, y0:y1, x0:x1]
         if rng.random() < 0.5:
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
-        whole = cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=_interpolation(pixels.shape, side))
-        targets = np.stack([_soft(mask, side // 4) for mask in masks])
+        whole = cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=interpolation(pixels.shape, side))
+        targets = np.stack([soft(mask, side // 4) for mask in masks])
         if not (targets[:labelled].sum(axis=(1, 2)) >= 2).any():
             return None
         names = [*picture.names, *[REGION] * (len(masks) - labelled)]
@@ -177,7 +105,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
             raise ValueError(f"{self.pictures[row].path} is no picture that OpenCV reads: leave it out of the set")
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
-    def _to_tensors(self, rng: np.random.Generator, crop: "Crop") -> dict[str, torch.Tensor]:
+    def _to_tensors(self, rng: np.random.Generator, crop: Crop) -> dict[str, torch.Tensor]:
         areas = crop.targets.sum(axis=(1, 2))
         is_region = np.asarray([name == REGION for name in crop.names])
         visible, regions = np.flatnonzero((areas >= 2) & ~is_region), np.flatnonzero((areas >= 6) & is_region)
@@ -190,7 +118,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         names = [self._phrase(rng, crop.names[row]) for row in rows]
         phrases, unions, present = self._draw_names(rng, crop, areas)
         return {
-            "pixels": torch.from_numpy(np.ascontiguousarray(_recolour(rng, crop.pixels).transpose(2, 0, 1))),
+            "pixels": torch.from_numpy(np.ascontiguousarray(recolour(rng, crop.pixels).transpose(2, 0, 1))),
             "targets": torch.from_numpy(targets),
             "points": torch.from_numpy(points),
             "boxes": torch.from_numpy(boxes),
@@ -202,7 +130,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         }
 
     def _draw_names(
-        self, rng: np.random.Generator, crop: "Crop", areas: np.ndarray
+        self, rng: np.random.Generator, crop: Crop, areas: np.ndarray
     ) -> tuple[list[int], Float[np.ndarray, "k q q"], list[int]]:
         """Names to ask for: half of them present. `present` is 1, 0, or -1 where nothing may be asked."""
         quarter = self.settings.side // 4
@@ -227,7 +155,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         return phrases + [-1] * missing, np.stack(unions), present + [-1] * missing
 
     def _perhaps_group(
-        self, rng: np.random.Generator, crop: "Crop", name: str, partly: set[str]
+        self, rng: np.random.Generator, crop: Crop, name: str, partly: set[str]
     ) -> tuple[str, tuple[str, ...]]:
         """What to ask in place of `name`, and the names it stands for: sometimes a group, where all of it is labelled.
 
@@ -249,64 +177,6 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         return int(rng.choice(choices)) if choices else -1
 
 
-@dataclass
-class Crop:
-    """A sample in the making."""
-
-    pixels: UInt8[np.ndarray, "s s 3"]
-    targets: Float[np.ndarray, "n q q"]
-    names: list[str]
-    absent: set[str]
-    exhaustive: bool
-
-
-def _paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
-    """An object of `donor` pasted over `crop` (Ghiasi et al. 2021, simple copy-paste), shrunk and moved at random."""
-    side, quarter = crop.pixels.shape[0], crop.targets.shape[1]
-    areas = donor.targets.mean(axis=(1, 2))
-    labelled = np.asarray([name != REGION for name in donor.names])
-    choices = np.flatnonzero((areas > 0.01) & (areas < 0.5) & labelled)
-    if not len(choices):
-        return crop
-    row = int(rng.choice(choices))
-    scale = float(rng.uniform(0.4, 1.0))
-    ys, xs = np.nonzero(donor.targets[row] > 0.5)
-    if not len(ys):
-        return crop
-    centre = np.asarray([xs.mean() + 0.5, ys.mean() + 0.5]) * 4
-    to = rng.uniform(0.2, 0.8, 2) * side
-    warp = np.asarray([[scale, 0, to[0] - scale * centre[0]], [0, scale, to[1] - scale * centre[1]]])
-    alpha_s = cv2.resize(donor.targets[row], (side, side), interpolation=cv2.INTER_LINEAR)
-    alpha_s = (cv2.warpAffine(alpha_s, warp, (side, side)) > 0.5).astype(np.float32)
-    moved = cv2.warpAffine(donor.pixels, warp, (side, side))
-    alpha = cv2.GaussianBlur(alpha_s, (3, 3), 0)[..., None]
-    pixels = (crop.pixels * (1 - alpha) + moved * alpha).astype(np.uint8)
-    target = _soft(alpha_s, quarter)
-    left = np.minimum(crop.targets, 1 - target)
-    name = donor.names[row]
-    speakable = crop.exhaustive and (name in crop.absent or name in crop.names)
-    names = [*crop.names, name if speakable else UNNAMED]
-    return Crop(pixels, np.concatenate([left, target[None]]), names, crop.absent - {name}, crop.exhaustive)
-
-
-def _random_crop_box(rng: np.random.Generator, size: tuple[int, int], smallest: float) -> tuple[int, int, int, int]:
-    h, w = size
-    share = rng.uniform(smallest, 1.0)
-    stretch = float(np.exp(rng.uniform(-0.25, 0.25)))
-    ch, cw = (int(min(side, max(16, side * share * by))) for side, by in ((h, stretch), (w, 1 / stretch)))
-    y0, x0 = int(rng.integers(0, h - ch + 1)), int(rng.integers(0, w - cw + 1))
-    return x0, y0, x0 + cw, y0 + ch
-
-
-def _interpolation(shape: tuple[int, ...], side: int) -> int:
-    return cv2.INTER_AREA if min(shape[:2]) > side else cv2.INTER_LINEAR
-
-
-def _soft(mask: np.ndarray, quarter: int) -> Float[np.ndarray, "q q"]:
-    """The share of each cell that the mask covers."""
-    return cv2.resize(np.ascontiguousarray(mask, np.float32), (quarter, quarter), interpolation=cv2.INTER_AREA)
-
-
 def _first_point(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "2"]:
     """A first click in input pixels."""
     return np.asarray(clicks.drawn_click(target, rng), np.float32) * 4
@@ -321,13 +191,3 @@ def _loose_box(rng: np.random.Generator, target: Float[np.ndarray, "q q"]) -> Fl
     spread = 0.1 if rng.random() < 0.3 else 0.02
     jitter = np.clip(rng.normal(0, spread, 4) * sides + rng.uniform(-2, 2, 4), -20, 20)
     return (box + np.clip(jitter, -0.2 * sides, 0.2 * sides)).astype(np.float32)
-
-
-def _recolour(rng: np.random.Generator, pixels: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
-    """Brightness, contrast and saturation changed a little; one in ten becomes grey."""
-    work = pixels.astype(np.float32)
-    grey = work.mean(axis=2, keepdims=True)
-    saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.6, 1.4)
-    work = grey + (work - grey) * saturation
-    work = (work - work.mean()) * rng.uniform(0.7, 1.3) + work.mean() * rng.uniform(0.75, 1.25)
-    return np.asarray(np.clip(work, 0, 255), np.uint8)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
 from anymask.ops.losses import soft_iou
-from anymask.training.samples import Picture, PocketSamples, SampleSettings
+from anymask.training.pictures import Picture
+from anymask.training.samples import PocketSamples, SampleSettings
 from anymask.training.simulation import PhraseTable, corrected, empty_prompts
 
 IMAGES = 48
