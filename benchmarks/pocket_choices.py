@@ -4,7 +4,9 @@
 
 - a box as a limit of the mask, and the shift of its logits, for tight and for jittered boxes;
 - a lone click answered by the best of all four masks or of the three for ambiguous prompts, by predicted IoU;
-- the presence threshold of names: union IoU on names present, false positives on names absent.
+- the presence threshold of names: union IoU on names present, false positives on names absent;
+- weights rounded to int8, a scale per output channel: what half the file would cost in quality;
+- edges: the masks of boxes brought to the edges of the photo by a guided filter (He et al. 2010), by boundary IoU.
 Sources that the set marks as not trained on stand apart ("unseen"); names are asked of the others only.
 """
 
@@ -12,6 +14,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -29,7 +32,7 @@ THRESHOLDS = (0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)
 
 
 def main() -> None:
-    """Measures all three in one pass over the images, and prints."""
+    """Measures everything in one pass over the images, and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, required=True)
@@ -37,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     model = anymask.load("pocket", device="cpu")
     assert isinstance(model, PocketModel)
+    rounded = in_int8()
     ious: dict[str, list[float]] = {}
     names: list[tuple[bool, float, float]] = []
     rng = np.random.default_rng(0)
@@ -45,7 +49,9 @@ def main() -> None:
         image, truth = anymask.read_image(dataset.path(entry)), dataset.masks(entry)
         features = model.encode([image])[0]
         group = "" if dataset.sources.get(entry.source, {}).get("in_train", True) else ", unseen"
-        for name, values in (boxes(model, features, truth, image, rng) | clicks(model, features, truth)).items():
+        found = boxes(model, features, truth, image, rng) | clicks(model, features, truth)
+        found |= edges(model, features, truth, image) | int8(rounded, rounded.encode([image])[0], truth)
+        for name, values in found.items():
             ious.setdefault(name + group, []).extend(values.tolist())
         if not group:
             names += asked(model, features, truth, draw_absent_names(dataset, entry, rng))
@@ -97,6 +103,51 @@ def clicks(model: PocketModel, features: Features, truth: Masks) -> dict[str, np
         "click: best of three": metrics.iou(three.best().masks, targets),
         "click: oracle of three": every.max(axis=1),
     }
+
+
+def edges(model: PocketModel, features: Features, truth: Masks, image: Image) -> dict[str, np.ndarray]:
+    """IoU and boundary IoU of boxes, as they are and after a guided filter with the grey photo as its guide."""
+    targets = truth.masks
+    decoded = model.decode([features], [[Prompt.box(*box) for box in truth.boxes.tolist()]])[0]
+    logits = np.concatenate([place(low, features.frame).numpy() for low in decoded.logits])
+    guide = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    filtered = np.stack([guided_filter(guide, 1 / (1 + np.exp(-one))) for one in logits])
+    found = {}
+    for name, masks in (("as they are", logits > 0), ("guided filter", filtered > 0.5)):
+        found[f"edges: {name}"] = metrics.iou(masks, targets)
+        found[f"edges: {name}, boundary IoU"] = metrics.boundary_iou(masks, targets)
+    return found
+
+
+def guided_filter(guide: np.ndarray, mask: np.ndarray, radius: int = 4, smoothing: float = 1e-4) -> np.ndarray:
+    """The mask (0 to 1) as a locally linear function of the guide."""
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.boxFilter(values, -1, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REFLECT))
+
+    of_guide, of_mask = mean(guide), mean(mask)
+    slope = (mean(guide * mask) - of_guide * of_mask) / (mean(guide * guide) - of_guide**2 + smoothing)
+    return np.asarray(mean(slope) * guide + mean(of_mask - slope * of_guide))
+
+
+def int8(model: PocketModel, features: Features, truth: Masks) -> dict[str, np.ndarray]:
+    """IoU of boxes and clicks from rounded weights."""
+    targets = truth.masks
+    boxed = predict(model, features, [Prompt.box(*box) for box in truth.boxes.tolist()])
+    clicked = predict(model, features, [Prompt.point(*first_click(target)) for target in targets])
+    return {"int8: box": metrics.iou(boxed.masks, targets), "int8: click": metrics.iou(clicked.masks, targets)}
+
+
+def in_int8() -> PocketModel:
+    """A second model whose matrices and kernels hold 255 values per output channel."""
+    rounded = anymask.load("pocket", device="cpu")
+    assert isinstance(rounded, PocketModel)
+    with torch.no_grad():
+        for weight in rounded.network.parameters():
+            if weight.ndim > 1:
+                scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-9).view(-1, *[1] * (weight.ndim - 1)) / 127
+                weight.copy_((weight / scale).round() * scale)
+    return rounded
 
 
 def asked(model: PocketModel, features: Features, truth: Masks, absent: list[str]) -> list[tuple[bool, float, float]]:
