@@ -27,13 +27,18 @@ _NAMES = {
 SAM = Capabilities(notes={**_POINTS, **_NO_TEXT})
 MOBILE = SAM
 SAM2 = Capabilities(
-    notes={**_POINTS, "single mask": "where it is not stable, the surest of the candidates takes its place", **_NO_TEXT}
+    thresholds=Thresholds(pred_iou=0.8),
+    notes={
+        **_POINTS,
+        "single mask": "where it is not stable, the surest of the candidates takes its place",
+        **_NO_TEXT,
+    },
 )
 SAM3 = Capabilities(
     text=True,
     exemplars=True,
     concepts=True,
-    thresholds=Thresholds(presence=0.5, instance=0.0, product=0.5),
+    thresholds=Thresholds(presence=0.5, instance=0.0, product=0.5, pred_iou=0.8),
     notes={**_POINTS, **_NAMES},
 )
 _NO_TRACKER = dict.fromkeys(

@@ -24,11 +24,16 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From when on a find counts: the presence of a name, the score of an instance, and the two multiplied."""
+    """From when on a find counts: the presence of a name, the score of an instance, and the two multiplied.
+
+    `pred_iou` and `stability` are for "everything": which answers to a grid of clicks are worth keeping.
+    """
 
     presence: float = 0.45
     instance: float = 0.28
     product: float = 0.0
+    pred_iou: float = 0.88
+    stability: float = 0.95
 
 
 @dataclass(frozen=True)
