@@ -62,7 +62,7 @@ def cell(report: dict[str, Any], measure: str, suffix: str) -> str:
 def plain(value: float | int | None) -> str:
     """Three decimals, or a dash."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
