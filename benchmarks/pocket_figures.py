@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anymask.models.protocol import Thresholds
+from anymask.models.pocket import THRESHOLDS
 
 COLOURS = {"box": "tab:blue", "click1": "tab:orange"}
 TITLES = {"box": "box", "click1": "1 click"}
@@ -56,7 +56,7 @@ def presence(axes: Axes, report: dict[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.plot(false, true, color="tab:green", linewidth=1.5, label=f"area {report['text_presence_auc']:.3f}")
     for row in rows:
-        if round(100 * row["threshold"]) % 20 == 10 or row["threshold"] == Thresholds().presence:
+        if round(100 * row["threshold"]) % 20 == 10 or row["threshold"] == round(THRESHOLDS.presence, 1):
             where = (row["false_positive_rate"], row["true_positive_rate"])
             axes.plot(*where, "o", color="tab:green", markersize=4)
             axes.annotate(f"{row['threshold']:.2f}", where, xytext=(6, -10), textcoords="offset points", fontsize=8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from anymask.models.pocket import PocketModel, box_shift
+from anymask.models.pocket import PocketModel
 from anymask.models.pocket_files import read_network, read_text_tower, read_tokenizer, save_pocket
 from anymask.models.pocket_network import CONFIGS, Drawing, PocketNetwork, PocketPrompts
 from anymask.models.pocket_text import TextTower
@@ -91,17 +91,6 @@ def _features(model: PocketModel):  # type: ignore[no-untyped-def]
     from anymask.models.pocket import _stack
 
     return _stack(model.encode([picture()]))
-
-
-def test_an_unsure_box_fills_more_of_itself(model: PocketModel) -> None:
-    shift = box_shift(torch.tensor([0.95, 0.8, 0.6, 0.3]))
-    assert shift.tolist() == pytest.approx([0.75, 0.75, 0.75 + 60 * 0.04, 0.75 + 60 * 0.25], abs=1e-4)
-    features = model.encode([picture()])
-    box = Prompt.box(10, 8, 40, 30)
-    alone = model.decode(features, [[box]])[0]
-    tensors = model._tensors([(features[0].frame, box)])
-    raw = model.network.decode(_features(model), torch.tensor([0]), tensors)
-    torch.testing.assert_close(alone.logits[:, 0], raw.logits[:, 0] + box_shift(alone.predicted_iou)[..., None])
 
 
 def test_clicks_at_once_equal_clicks_one_by_one(model: PocketModel) -> None:

@@ -38,7 +38,7 @@ SAM3 = Capabilities(
     text=True,
     exemplars=True,
     concepts=True,
-    thresholds=Thresholds(presence=0.5, instance=0.0, product=0.5, pred_iou=0.8),
+    thresholds=Thresholds(instance=0.0, product=0.5, pred_iou=0.8),
     notes={**_POINTS, **_NAMES},
 )
 _NO_TRACKER = dict.fromkeys(

@@ -17,7 +17,7 @@ from anymask.models.pocket_files import read_network, read_text_tower, save_pock
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.models.promptable import PromptTensors, alike, in_one_batch, mask_logits
-from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
+from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
 
@@ -25,9 +25,10 @@ MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
 MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
-
+# From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
+THRESHOLDS = Thresholds(presence=0.62, pred_iou=0.5, stability=0.6)
 NOTES = {
-    "boxes": "the mask ends at the box, grown to its positive points; an unsure mask fills more of the box",
+    "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
     "text": "instances are peaks of a score map, each decoded with the name; the names seen in training work best",
     "negative text": "what a negative name claims more surely is taken away",
@@ -38,7 +39,7 @@ NOTES = {
 class PocketModel:
     """The embedded model. Build it with `anymask.load("pocket")`."""
 
-    capabilities = Capabilities(text=True, concepts=True, notes=NOTES)
+    capabilities = Capabilities(text=True, concepts=True, thresholds=THRESHOLDS, notes=NOTES)
 
     def __init__(
         self,
@@ -147,8 +148,7 @@ class PocketModel:
 
         def run(rows: Sequence[int]) -> None:
             part = self._play(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
-            shift = box_shift(part.predicted_iou)[..., None, None] if _is_box_alone(flat[rows[0]][1]) else 0.0
-            logits[rows], predicted_iou[rows] = part.logits + shift, part.predicted_iou
+            logits[rows], predicted_iou[rows] = part.logits, part.predicted_iou
 
         for group in alike([prompt for _, prompt in flat]):
             in_chunks(run, group, CHUNK, self.device)
@@ -341,19 +341,6 @@ def _title(prompt: Prompt) -> str:
 
 def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
-
-
-def box_shift(predicted_iou: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """What is added to the logits of a box alone: the less sure the network is of its mask, the more it fills the box.
-
-    A mask that ends at its box cannot spill, so a lower threshold is right, and an unsure mask is worse than the whole
-    box. The three numbers are from the ablation in docs/pocket.md.
-    """
-    return 0.75 + 60 * (0.8 - predicted_iou).clamp(min=0).square()
-
-
-def _is_box_alone(prompt: Prompt) -> bool:
-    return prompt.box_coords is not None and prompt.mask_input is None and not len(prompt.point_coords)
 
 
 def _limits(frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]:

@@ -29,7 +29,7 @@ class Thresholds:
     `pred_iou` and `stability` are for "everything": which answers to a grid of clicks are worth keeping.
     """
 
-    presence: float = 0.45
+    presence: float = 0.5
     instance: float = 0.28
     product: float = 0.0
     pred_iou: float = 0.88
