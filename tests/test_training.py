@@ -169,6 +169,14 @@ def test_unlabelled_regions_are_boxed_and_never_named(data: Path) -> None:
     assert not PocketSamples(hidden, {"ball": [0]}, SampleSettings(side=64, regions=0.0))[0]["only_boxed"].any()
 
 
+def test_training_without_scikit_image_says_what_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anymask.training.pocket.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"anymask\[train\]"):
+        next(train_pocket(settings(data, tmp_path)))
+
+
 def test_no_region_is_a_labelled_object_or_noise() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(90, 110, (120, 160, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,8 @@ class _Run:
 def _check(settings: PocketSettings) -> None:
     """Refuses what would only fail, or learn nothing, later."""
     pick_device(settings.device)
+    if find_spec("skimage") is None:
+        raise ValueError("training pocket needs scikit-image, for regions: pip install 'anymask[train]'")
     for name in ("steps", "batch", "objects", "names"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
