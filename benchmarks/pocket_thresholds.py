@@ -22,8 +22,8 @@ from anymask.data.coco import read_coco
 from anymask.ops.sampling import stratified
 from anymask.types import Masks, Prompt
 
-PREDICTED = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-STABLE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+PREDICTED = (0.4, 0.5, 0.6, 0.7)
+STABLE = (0.0, 0.5, 0.6, 0.7, 0.8)
 
 
 def main() -> None:
