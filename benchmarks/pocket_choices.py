@@ -47,6 +47,8 @@ def main() -> None:
     for dataset, index in images(read_coco(args.annotations, args.images), args.limit):
         entry = dataset.images[index]
         image, truth = anymask.read_image(dataset.path(entry)), dataset.masks(entry)
+        if not len(truth):
+            continue
         features = model.encode([image])[0]
         group = "" if dataset.sources.get(entry.source, {}).get("in_train", True) else ", unseen"
         found = boxes(model, features, truth, image, rng) | clicks(model, features, truth)

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -55,11 +56,12 @@ def presence(axes: Axes, report: dict[str, Any]) -> None:
     false, true = [row["false_positive_rate"] for row in rows], [row["true_positive_rate"] for row in rows]
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.plot(false, true, color="tab:green", linewidth=1.5, label=f"area {report['text_presence_auc']:.3f}")
-    for row in rows:
-        if round(100 * row["threshold"]) % 20 == 10 or row["threshold"] == round(THRESHOLDS.presence, 1):
-            where = (row["false_positive_rate"], row["true_positive_rate"])
-            axes.plot(*where, "o", color="tab:green", markersize=4)
-            axes.annotate(f"{row['threshold']:.2f}", where, xytext=(6, -10), textcoords="offset points", fontsize=8)
+    thresholds = [row["threshold"] for row in rows]
+    for threshold in (0.1, 0.3, 0.5, THRESHOLDS.presence, 0.7, 0.9):
+        where = (float(np.interp(threshold, thresholds, false)), float(np.interp(threshold, thresholds, true)))
+        chosen = threshold == THRESHOLDS.presence
+        axes.plot(*where, "o", color="tab:red" if chosen else "tab:green", markersize=6 if chosen else 4)
+        axes.annotate(f"{threshold:.2f}", where, xytext=(6, -10), textcoords="offset points", fontsize=8)
     axes.set(
         xlim=(0, 1), ylim=(0, 1), xlabel="absent names claimed", ylabel="present names kept", title="Presence of a name"
     )

@@ -2,9 +2,9 @@
 
     python benchmarks/pocket_photos.py --output docs/images/photos.jpg
 
-The photos come with scikit-image and scikit-learn: every photograph in the two packages that shows a thing one could
-ask for. Left out are textures, documents, drawings, star fields and the blurred clock. The prompts were written down
-before the first mask was seen and never changed: twelve photos, twelve tries.
+The photos come with scikit-image and scikit-learn: those that show a thing one could ask for. Left out are textures,
+documents, drawings, the sky, the moon, second pictures of a scene and the blurred clock. Four prompts are those of the
+demo; the other eight were written down before their masks were seen and never changed: twelve photos, twelve tries.
 """
 
 import argparse

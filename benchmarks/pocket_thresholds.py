@@ -40,6 +40,8 @@ def main() -> None:
     found: dict[tuple[float, float], list[tuple[float, float, float]]] = defaultdict(list)
     for row in stratified([entry.source for entry in trained], args.limit, 0):
         image, truth = anymask.read_image(dataset.path(trained[row])), dataset.masks(trained[row])
+        if not len(truth):
+            continue
         h, w = image.size
         steps = (np.arange(args.points_per_side) + 0.5) / args.points_per_side
         prompts = [Prompt.point(x * w, y * h) for y in steps for x in steps]

@@ -169,6 +169,31 @@ def test_unlabelled_regions_are_boxed_and_never_named(data: Path) -> None:
     assert not PocketSamples(hidden, {"ball": [0]}, SampleSettings(side=64, regions=0.0))[0]["only_boxed"].any()
 
 
+def test_a_run_goes_on_only_as_it_began(data: Path, tmp_path: Path) -> None:
+    list(train_pocket(settings(data, tmp_path, steps=1)))
+    with pytest.raises(ValueError, match="has seed 0: give the same"):
+        next(train_pocket(settings(data, tmp_path, seed=9)))
+    assert [record.step for record in train_pocket(settings(data, tmp_path, steps=2))] == [2]
+
+
+def test_a_set_without_a_visible_object_is_refused(data: Path, tmp_path: Path) -> None:
+    document = json.loads((data / "set.json").read_text())
+    speck = np.zeros((1, 80, 96), bool)
+    speck[0, 3, 3] = True
+    for annotation in document["annotations"]:
+        annotation["segmentation"] = rle.encode(speck)[0]
+    (tmp_path / "specks.json").write_text(json.dumps(document))
+    pictures = read_pictures(data, tmp_path / "specks.json")
+    with pytest.raises(ValueError, match="large enough to be seen at 64 pixels"):
+        PocketSamples(pictures, {}, SampleSettings(side=64, regions=0.0))[0]
+    (tmp_path / "empty.json").write_text(json.dumps({**document, "annotations": []}))
+    with pytest.raises(ValueError, match="at least one annotated object"):
+        next(train_pocket(settings(data, tmp_path / "run", annotations=tmp_path / "empty.json")))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no COCO file: it has no images"):
+        read_pictures(data, tmp_path / "other.json")
+
+
 def test_training_without_scikit_image_says_what_to_install(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +217,9 @@ def test_no_region_is_a_labelled_object_or_noise() -> None:
 def test_synonyms_and_groups_mean_what_they_say(data: Path, tmp_path: Path) -> None:
     document = json.loads((data / "set.json").read_text())
     document["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    document["sources"] = [{"name": "toys", "text_exhaustive": True, "names": ["cat", "dog", "car", "cow"]}]
+    document["sources"] = [{"name": "coco_full", "text_exhaustive": True, "names": ["cat", "dog", "car", "cow"]}]
+    for image in document["images"]:
+        image["source"] = "coco_full"
     (tmp_path / "set.json").write_text(json.dumps(document))
     vocabulary = words(["cat", "dog", "car", "cow"])
     assert {"cat", "kitty", "animal", "vehicle"} <= set(vocabulary) and "food" not in vocabulary
@@ -310,7 +337,12 @@ def test_the_small_crop_comes_first(data: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"validate_every": 0}, "validate_every must be at least 1"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be between 0 and 1"),
+        ({"val_images": Path()}, "needs both"),
+        ({"size": "pocket"}, "needs a text tower 128 wide"),
         ({"exclude_source": ("nosuch",)}, "sources to leave out must be in .*: nosuch is none of"),
         ({"device": "abacus"}, "device must be one of"),
     ],

@@ -26,7 +26,7 @@ class CheckpointError(Exception):
 class Thresholds:
     """From when on a find counts: the presence of a name, the score of an instance, and the two multiplied.
 
-    `pred_iou` and `stability` are for "everything": which answers to a grid of clicks are worth keeping.
+    `pred_iou` and `stability` are for everything mode, which is to come: which answers to a grid of clicks to keep.
     """
 
     presence: float = 0.5

@@ -20,6 +20,7 @@ class Crop:
     names: list[str]
     absent: set[str]
     exhaustive: bool
+    source: str
 
 
 def paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
@@ -48,7 +49,7 @@ def paste(rng: np.random.Generator, crop: Crop, donor: Crop) -> Crop:
     name = donor.names[row]
     speakable = crop.exhaustive and (name in crop.absent or name in crop.names)
     names = [*crop.names, name if speakable else UNNAMED]
-    return Crop(pixels, np.concatenate([left, target[None]]), names, crop.absent - {name}, crop.exhaustive)
+    return Crop(pixels, np.concatenate([left, target[None]]), names, crop.absent - {name}, crop.exhaustive, crop.source)
 
 
 def random_crop_box(rng: np.random.Generator, size: tuple[int, int], smallest: float) -> tuple[int, int, int, int]:

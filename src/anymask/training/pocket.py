@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,11 @@ from anymask.training.samples import PocketSamples, SampleSettings
 from anymask.training.simulation import PhraseTable
 from anymask.training.validation import quick_validation
 
+SMALL_SHARE = 0.92  # of the steps at most are made with the small crop
+SAME = ("seed", "size", "side", "batch", "objects", "names", "exclude_source")  # settings that a resumed run keeps
 CORRECTION_WEIGHT = 0.8  # of each round after the first
 TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "{}s")
+OF_PLURAL = "some {}"  # in place of the last, for a word that is a plural already
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class PocketSettings:
     size: str = field(default="pocket", metadata={"help": "named size of the network"})
     side: int = field(default=384, metadata={"help": "training crop in pixels, a multiple of 32"})
     small_side: int = field(default=256, metadata={"help": "crop of the first steps: less than half the work"})
-    small_steps: int = field(default=8500, metadata={"help": "steps with the small crop, 0 for none"})
+    small_steps: int = field(default=8500, metadata={"help": "steps with the small crop, at most 92 in 100 of all"})
     steps: int = field(default=9250, metadata={"help": "optimiser steps in all"})
     batch: int = field(default=4, metadata={"help": "images a step"})
     objects: int = field(default=6, metadata={"help": "objects an image"})
@@ -98,6 +101,7 @@ class TrainRecord:
 def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
     """Trains, or goes on where an earlier call with this output stopped; the result is `output/pocket.safetensors`."""
     _check(settings)
+    settings = replace(settings, device=pick_device(settings.device))
     torch.manual_seed(settings.seed)
     tower, tokenizer = read_text_tower(settings.text)
     run = _Run.start(settings, tower, tokenizer)
@@ -122,12 +126,17 @@ def phrase_table(
     tower: TextTower, tokenizer: Tokenizer, names: list[str], slots: int
 ) -> tuple[PhraseTable, dict[str, list[int]]]:
     """Tokens of every name in every template, padded to `slots` or more, and the rows of each name."""
-    texts = [template.format(name) for name in names for template in TEMPLATES]
+    texts = [text for name in names for text in _phrased(name)]
     features = tower(*tokenizer(texts))
     step, missing = len(TEMPLATES), max(0, slots - features.mask.shape[1])
     rows = {name: list(range(i * step, (i + 1) * step)) for i, name in enumerate(names)}
     tokens = nn.functional.pad(features.tokens, (0, 0, 0, missing))
     return PhraseTable(tokens, nn.functional.pad(features.mask, (0, missing))), rows
+
+
+def _phrased(name: str) -> list[str]:
+    texts = [template.format(name) for template in TEMPLATES]
+    return [*texts[:-1], OF_PLURAL.format(name)] if name.endswith("s") else texts
 
 
 class _Run:
@@ -138,6 +147,10 @@ class _Run:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.config = _config(settings)
+        self.kind = torch.device(settings.device).type
+        if tower.config.width != self.config.text_width:
+            needed, came = self.config.text_width, tower.config.width
+            raise ValueError(f"size {settings.size} needs a text tower {needed} wide, {settings.text} is {came} wide")
         self.network = PocketNetwork(self.config).to(settings.device).to(memory_format=torch.channels_last)
         self.average: MovingAverage[PocketNetwork] = MovingAverage(self.network, settings.average)
         self.optimizer = _optimizer(self.network, settings)
@@ -156,6 +169,7 @@ class _Run:
                 load_imagenet(run.network.encoder, settings.encoder)
             run.average.model.load_state_dict(run.network.state_dict())
             return run
+        _check_same(settings, state.get("settings"))
         run.network.load_state_dict(state["network"])
         run.average.model.load_state_dict(state["average"])
         run.optimizer.load_state_dict(state["optimizer"])
@@ -189,14 +203,16 @@ class _Run:
     def _read_data(self) -> PhraseTable:
         settings = self.settings
         self.pictures = read_pictures(settings.images, settings.annotations, settings.exclude_source)
-        names = vocabulary.words({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED})
+        if not self.pictures:
+            raise ValueError(f"{settings.annotations} must hold at least one annotated object, got none")
+        names = vocabulary.words({n for p in self.pictures for n in (*p.names, *p.absent)} - {UNNAMED}) or [UNNAMED]
         table, self.phrases = phrase_table(self.tower, self.tokenizer, names, self.config.text_slots)
         return PhraseTable(table.tokens.to(settings.device), table.mask.to(settings.device))
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """What is left of the steps with the small crop, then of those with the full one."""
         settings = self.settings
-        small = min(settings.small_steps, settings.steps)
+        small = min(settings.small_steps, int(SMALL_SHARE * settings.steps))
         for side, until in ((settings.small_side, small), (settings.side, settings.steps)):
             if self.done >= until:
                 continue
@@ -209,7 +225,7 @@ class _Run:
                 sampler=range(self.done * settings.batch, until * settings.batch),
                 num_workers=self.workers,
                 prefetch_factor=8 if self.workers else None,
-                pin_memory=settings.device == "cuda",
+                pin_memory=self.kind == "cuda",
             )
         for network in (self.network, self.average.model):
             network.set_image_size(settings.side)
@@ -234,7 +250,7 @@ class _Run:
 
     def _encode(self, pixels: Tensor, moving: bool) -> PocketFeatures:
         """Features in float32. On a CPU the encoder stays in float32: its depthwise convolutions gain nothing."""
-        device = self.settings.device
+        device = self.kind
         self.network.encoder.eval()  # ImageNet's batch statistics stay
         with nullcontext() if moving else torch.no_grad(), torch.autocast(device, torch.bfloat16, device != "cpu"):
             levels = self.network.encoder(normalise(pixels))
@@ -277,7 +293,7 @@ class _Run:
         return metrics | text_metrics | {"corrected_iou": later["iou"]}
 
     def _decode(self, features: PocketFeatures, rows: Tensor, prompts: PocketPrompts) -> PocketOutput:
-        with torch.autocast(self.settings.device, torch.bfloat16):
+        with torch.autocast(self.kind, torch.bfloat16):
             output = self.network.decode(features, rows, prompts)
         return PocketOutput(*(value.float() for value in vars(output).values()))
 
@@ -293,7 +309,7 @@ class _Run:
 
     def _save(self) -> None:
         state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average.model.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "step": self.done}
+        state |= {"optimizer": self.optimizer.state_dict(), "step": self.done, "settings": _plain(self.settings)}
         save_checkpoint(self.settings.output / "checkpoint.pt", state)
 
 
@@ -302,11 +318,24 @@ def _check(settings: PocketSettings) -> None:
     pick_device(settings.device)
     if find_spec("skimage") is None:
         raise ValueError("training pocket needs scikit-image, for regions: pip install 'anymask[train]'")
-    for name in ("steps", "batch", "objects", "names"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if settings.seed < 0:
-        raise ValueError(f"seed must not be negative, got {settings.seed}")
+    lowest = {"steps": 1, "batch": 1, "objects": 1, "names": 1, "validate_every": 1, "seed": 0, "workers": 0}
+    for name, bound in lowest.items():
+        value = getattr(settings, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value}")
+    if not 0 < settings.learning_rate < 1:
+        raise ValueError(f"learning_rate must be between 0 and 1, got {settings.learning_rate}")
+    if (settings.val_images is None) != (settings.val_annotations is None):
+        raise ValueError("validation needs both val_images and val_annotations, got one of them")
+
+
+def _check_same(settings: PocketSettings, before: dict[str, Any] | None) -> None:
+    """A run goes on as it began; a checkpoint of an older version does not say how."""
+    now = _plain(settings)
+    changed = [name for name in SAME if before is not None and before[name] != now[name]]
+    if changed:
+        said = ", ".join(f"{name} {before[name]}" for name in changed if before is not None)
+        raise ValueError(f"the run in {settings.output} has {said}: give the same, or another output folder")
 
 
 def _config(settings: PocketSettings) -> PocketConfig:

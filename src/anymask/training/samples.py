@@ -19,6 +19,8 @@ from anymask.training.crops import REGION, Crop, interpolation, paste, random_cr
 from anymask.training.pictures import Picture
 from anymask.training.regions import find_regions
 
+TRIES = 500  # crops drawn before a set counts as empty
+
 
 @dataclass(frozen=True)
 class SampleSettings:
@@ -57,10 +59,9 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         """
         rng = np.random.default_rng((self.settings.seed, index))
         cv2.setNumThreads(0)
-        while True:
-            crop = self._crop(rng, self._draw_picture(rng))
-            if crop is not None:
-                break
+        crop = next((one for one in (self._crop(rng, self._draw_picture(rng)) for _ in range(TRIES)) if one), None)
+        if crop is None:
+            raise ValueError(f"no object of the set is large enough to be seen at {self.settings.side} pixels")
         if rng.random() < self.settings.paste:
             donor = self._crop(rng, self._draw_picture(rng))
             crop = crop if donor is None else paste(rng, crop, donor)
@@ -87,7 +88,7 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
         if not (targets[:labelled].sum(axis=(1, 2)) >= 2).any():
             return None
         names = [*picture.names, *[REGION] * (len(masks) - labelled)]
-        return Crop(whole, targets, names, set(picture.absent), picture.exhaustive)
+        return Crop(whole, targets, names, set(picture.absent), picture.exhaustive, picture.source)
 
     def _find_regions(
         self, row: int, pixels: UInt8[np.ndarray, "h w 3"], labelled: Bool[np.ndarray, "n h w"]
@@ -157,11 +158,11 @@ class PocketSamples(Dataset[dict[str, torch.Tensor]]):
     def _perhaps_group(
         self, rng: np.random.Generator, crop: Crop, name: str, partly: set[str]
     ) -> tuple[str, tuple[str, ...]]:
-        """What to ask in place of `name`, and the names it stands for: sometimes a group, where all of it is labelled.
+        """What to ask in place of `name`, and the names it stands for: sometimes a group, where its source labels it.
 
         An absent name cannot stand for a group of which another member is there.
         """
-        groups = vocabulary.groups_of(name) if crop.exhaustive and rng.random() < self.settings.groups else []
+        groups = vocabulary.groups_of(name, crop.source) if rng.random() < self.settings.groups else []
         for group in groups:
             members = vocabulary.GROUPS[group]
             if name in partly or partly.isdisjoint(members):

@@ -1,7 +1,7 @@
 """Other words for the names of the training set, so that the pocket model answers to more than the labels' own words.
 
-Synonyms mean the same things; a group means all of its members at once, and so is only asked where annotations are
-exhaustive. Chosen by hand from the names of `promptable/train`; a name that is missing here is asked as itself.
+Synonyms mean the same things; a group means all of its members at once, and so is only asked in sources that label
+nearly all of it. Chosen by hand from the names of `promptable/train`; a name that is missing here is asked as itself.
 """
 
 from collections.abc import Collection
@@ -19,7 +19,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "book": ("books",),
     "boot": ("boots",),
     "bottle": ("flask", "glass bottle"),
-    "bowl": ("dish",),
     "bracelet": ("bangle",),
     "bus": ("coach", "public bus"),
     "car": ("automobile", "motor car"),
@@ -29,10 +28,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "clock": ("wall clock",),
     "coat": ("overcoat",),
     "couch": ("sofa", "settee"),
-    "cow": ("cattle", "calf", "bull"),
+    "cow": ("cattle",),
     "cup": ("mug",),
     "deer": ("stag",),
-    "dining table": ("table", "desk"),
+    "dining table": ("table",),
     "dog": ("puppy", "hound", "canine"),
     "donut": ("doughnut",),
     "dress": ("gown",),
@@ -48,7 +47,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "keyboard": ("computer keyboard",),
     "laptop": ("notebook computer", "portable computer"),
     "microwave": ("microwave oven",),
-    "monkey": ("ape", "primate"),
+    "monkey": ("primate",),
     "motorcycle": ("motorbike",),
     "mouse": ("computer mouse",),
     "nucleus": ("cell nucleus", "nuclei", "cell"),
@@ -68,7 +67,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "skin": ("bare skin",),
     "sneaker": ("trainer", "running shoe"),
     "sofa": ("couch", "settee"),
-    "sports ball": ("ball", "football", "tennis ball"),
+    "sports ball": ("ball",),
     "street": ("road", "roadway"),
     "sunglasses": ("shades", "dark glasses"),
     "sweater": ("pullover", "jersey"),
@@ -98,6 +97,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "footwear": ("boot", "flat shoe", "heel", "loafer", "pump shoe", "sandal", "shoe", "sneaker", "wedge shoe"),
 }
 
+# Sources that label nearly all of a group, so that its absence can be told.
+GROUP_SOURCES: dict[str, tuple[str, ...]] = {
+    "animal": ("coco_full", "voc2012aug_animals", "voc2007seg"),
+    "vehicle": ("coco_full",),
+    "furniture": ("coco_full",),
+    "food": ("coco_full",),
+    "footwear": ("clothing_ccp",),
+}
+
 
 def words(names: Collection[str]) -> list[str]:
     """Everything that may be asked where these names are labelled: names, synonyms, groups with a member."""
@@ -106,6 +114,6 @@ def words(names: Collection[str]) -> list[str]:
     return sorted({*names, *other, *groups})
 
 
-def groups_of(name: str) -> list[str]:
-    """The groups that a name belongs to."""
-    return [group for group, members in GROUPS.items() if name in members]
+def groups_of(name: str, source: str) -> list[str]:
+    """The groups that a name belongs to and that may be asked in pictures of `source`."""
+    return [group for group, members in GROUPS.items() if name in members and source in GROUP_SOURCES[group]]
