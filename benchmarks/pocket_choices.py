@@ -11,7 +11,6 @@ Sources that the set marks as not trained on stand apart ("unseen"); names are a
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 
 import anymask
-from anymask.data.coco import CocoSet, read_coco
-from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.data.coco import read_coco
+from anymask.evaluation.baselines import whole_box
+from anymask.evaluation.naming import draw_absent_names, present_names, union_of
 from anymask.models.pocket import PocketModel
 from anymask.ops import metrics
 from anymask.ops.boxes import jittered
@@ -44,13 +44,13 @@ def main() -> None:
     ious: dict[str, list[float]] = {}
     names: list[tuple[bool, float, float]] = []
     rng = np.random.default_rng(0)
-    for dataset, index in images(read_coco(args.annotations, args.images), args.limit):
-        entry = dataset.images[index]
+    dataset = read_coco(args.annotations, args.images)
+    for entry in dataset.images[: args.limit]:
         image, truth = anymask.read_image(dataset.path(entry)), dataset.masks(entry)
         if not len(truth):
             continue
         features = model.encode([image])[0]
-        group = "" if dataset.sources.get(entry.source, {}).get("in_train", True) else ", unseen"
+        group = "" if dataset.in_train(entry) else ", unseen"
         found = boxes(model, features, truth, image, rng) | clicks(model, features, truth)
         found |= edges(model, features, truth, image) | int8(rounded, rounded.encode([image])[0], truth)
         for name, values in found.items():
@@ -66,12 +66,6 @@ def main() -> None:
         print(f"presence >= {threshold:4.2f}: text IoU {text:.4f}, false positives {false:.4f}")
 
 
-def images(dataset: CocoSet, limit: int | None) -> Iterator[tuple[CocoSet, int]]:
-    """The set and the rows of its images."""
-    for row in range(len(dataset.images))[:limit]:
-        yield dataset, row
-
-
 def boxes(
     model: PocketModel, features: Features, truth: Masks, image: Image, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -79,17 +73,18 @@ def boxes(
     targets, found = truth.masks, {}
     for jitter in (0.0, 0.05, 0.1):
         given = jittered(truth.boxes, jitter, image.size, rng) if jitter else truth.boxes
-        decoded = model.decode([features], [[Prompt.box(*box) for box in given.tolist()]])[0]
-        logits = np.concatenate([place(low, features.frame).numpy() for low in decoded.logits])
-        inside = np.zeros_like(targets)
-        for row, box in enumerate(given):
-            x0, y0, x1, y1 = np.round(box).astype(int)
-            inside[row, max(0, y0) : y1, max(0, x0) : x1] = True
+        logits, inside = boxed_logits(model, features, given), whole_box(image, given)
         found[f"box, jitter {jitter}: the whole box"] = metrics.iou(inside, targets)
         found[f"box, jitter {jitter}: free"] = metrics.iou(logits > 0, targets)
         found[f"box, jitter {jitter}: limited"] = metrics.iou((logits > 0) & inside, targets)
         found[f"box, jitter {jitter}: threshold -0.5"] = metrics.iou((logits > -0.5) & inside, targets)
     return found
+
+
+def boxed_logits(model: PocketModel, features: Features, boxes: np.ndarray) -> np.ndarray:
+    """Full-size logits of each box, not yet held to it."""
+    decoded = model.decode([features], [[Prompt.box(*box) for box in boxes.tolist()]])[0]
+    return np.concatenate([place(low, features.frame).numpy() for low in decoded.logits])
 
 
 def clicks(model: PocketModel, features: Features, truth: Masks) -> dict[str, np.ndarray]:
@@ -108,8 +103,7 @@ def clicks(model: PocketModel, features: Features, truth: Masks) -> dict[str, np
 def edges(model: PocketModel, features: Features, truth: Masks, image: Image) -> dict[str, np.ndarray]:
     """IoU and boundary IoU of boxes, as they are and after a guided filter with the grey photo as its guide."""
     targets = truth.masks
-    decoded = model.decode([features], [[Prompt.box(*box) for box in truth.boxes.tolist()]])[0]
-    logits = np.concatenate([place(low, features.frame).numpy() for low in decoded.logits])
+    logits = boxed_logits(model, features, truth.boxes)
     guide = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     filtered = np.stack([guided_filter(guide, 1 / (1 + np.exp(-one))) for one in logits])
     found = {}
@@ -160,8 +154,7 @@ def asked(model: PocketModel, features: Features, truth: Masks, absent: list[str
     grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
     for name, one in zip(names, grounded, strict=True):
         union = (place(one.semantic_logits[None], features.frame) > 0).numpy()
-        target = truth[[i for i, label in enumerate(truth.labels) if label == name]].masks.any(axis=0)
-        score = float(metrics.iou(union, target[None])[0]) if name in present else float(union.any())
+        score = float(metrics.iou(union, union_of(truth, (name,))[None])[0]) if name in present else float(union.any())
         rows.append((name in present, one.presence, score))
     return rows
 

@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     model = anymask.load("pocket", device="cpu")
     dataset = read_coco(args.annotations, args.images)
-    trained = [entry for entry in dataset.images if dataset.sources.get(entry.source, {}).get("in_train", True)]
+    trained = [entry for entry in dataset.images if dataset.in_train(entry)]
     found: dict[tuple[float, float], list[tuple[float, float, float]]] = defaultdict(list)
     for row in stratified([entry.source for entry in trained], args.limit, 0):
         image, truth = anymask.read_image(dataset.path(trained[row])), dataset.masks(trained[row])

@@ -15,7 +15,7 @@ import numpy as np
 
 import anymask
 from anymask.data.coco import UNNAMED, read_coco
-from anymask.evaluation.naming import present_names
+from anymask.evaluation.naming import present_names, union_of
 from anymask.models.protocol import Model
 from anymask.ops import metrics
 from anymask.ops.sampling import stratified
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     model = anymask.load(args.model, device="cpu")
     dataset = read_coco(args.annotations, args.images)
-    trained = [entry for entry in dataset.images if dataset.sources.get(entry.source, {}).get("in_train", True)]
+    trained = [entry for entry in dataset.images if dataset.in_train(entry)]
     labelled: dict[str, set[str]] = defaultdict(set)
     for entry in trained:
         labelled[entry.source].update(present_names(dataset.masks(entry)))
@@ -70,11 +70,6 @@ def targets(truth: Masks, source: str, rng: np.random.Generator) -> list[tuple[s
         if source in GROUP_SOURCES[group] and not set(members).isdisjoint(names):
             found.append(("groups", group, union_of(truth, members)))
     return found
-
-
-def union_of(truth: Masks, names: tuple[str, ...]) -> np.ndarray:
-    """All masks of these names as one."""
-    return np.asarray(truth[[row for row, label in enumerate(truth.labels) if label in names]].masks.any(axis=0))
 
 
 def unions(model: Model, features: Features, words: list[str]) -> list[np.ndarray]:

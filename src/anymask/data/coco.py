@@ -56,6 +56,10 @@ class CocoSet:
         """Where the picture lies."""
         return self.images_dir / image.file_name
 
+    def in_train(self, image: CocoImage) -> bool:
+        """Whether models may have been trained on its source: yes, unless the file says no."""
+        return bool(self.sources.get(image.source, {}).get("in_train", True))
+
     def masks(self, image: CocoImage) -> Masks:
         """The objects of `image`, labelled with their category."""
         return self._masks(image, iscrowd=False)

@@ -5,7 +5,7 @@ names everything (`text_exhaustive` in its row of `sources`, with the candidates
 out of the annotations (`crowd_categories` of the image).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ def ask(model: Model, features: Features, truth: Masks, absent: Sequence[str]) -
     grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
     threshold = model.capabilities.thresholds.presence
     return tuple(
-        _score(name, one, _union_of(one, features, threshold), _target_of(truth, name) if name in present else None)
+        _score(name, one, _union_of(one, features, threshold), union_of(truth, (name,)) if name in present else None)
         for name, one in zip(names, grounded, strict=True)
     )
 
@@ -50,6 +50,12 @@ def ask(model: Model, features: Features, truth: Masks, absent: Sequence[str]) -
 def present_names(truth: Masks) -> list[str]:
     """The names of the annotated objects, in order of appearance."""
     return [name for name in dict.fromkeys(truth.labels) if name not in (UNNAMED, "")]
+
+
+def union_of(truth: Masks, names: Collection[str]) -> Bool[np.ndarray, "h w"]:
+    """All masks of these names as one."""
+    rows = [row for row, label in enumerate(truth.labels) if label in names]
+    return np.asarray(truth[rows].masks.any(axis=0))
 
 
 def draw_absent_names(dataset: CocoSet, entry: CocoImage, rng: np.random.Generator) -> list[str]:
@@ -69,11 +75,6 @@ def _union_of(grounded: Grounded, features: Features, threshold: float) -> Bool[
     if grounded.presence < threshold:
         return np.zeros(features.frame.size, bool)
     return np.asarray((place(grounded.semantic_logits[None], features.frame) > 0).cpu().numpy()[0])
-
-
-def _target_of(truth: Masks, name: str) -> Bool[np.ndarray, "h w"]:
-    rows = [row for row, label in enumerate(truth.labels) if label == name]
-    return np.asarray(truth[rows].masks.any(axis=0))
 
 
 def _score(

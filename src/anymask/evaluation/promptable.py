@@ -174,8 +174,7 @@ def _box_values(
 
 def _is_in_train(settings: PromptableSettings, dataset: CocoSet, entry: CocoImage) -> bool:
     """A set that does not say counts as trained on: the numbers without `_unseen` are then those of the whole set."""
-    said = bool(dataset.sources.get(entry.source, {}).get("in_train", True))
-    return said and entry.source not in settings.unseen_source
+    return dataset.in_train(entry) and entry.source not in settings.unseen_source
 
 
 def _check_sources(settings: PromptableSettings, dataset: CocoSet) -> None:

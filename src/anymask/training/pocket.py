@@ -100,8 +100,8 @@ class TrainRecord:
 
 def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
     """Trains, or goes on where an earlier call with this output stopped; the result is `output/pocket.safetensors`."""
-    _check(settings)
     settings = replace(settings, device=pick_device(settings.device))
+    _check(settings)
     torch.manual_seed(settings.seed)
     tower, tokenizer = read_text_tower(settings.text)
     run = _Run.start(settings, tower, tokenizer)
@@ -315,7 +315,6 @@ class _Run:
 
 def _check(settings: PocketSettings) -> None:
     """Refuses what would only fail, or learn nothing, later."""
-    pick_device(settings.device)
     if find_spec("skimage") is None:
         raise ValueError("training pocket needs scikit-image, for regions: pip install 'anymask[train]'")
     lowest = {"steps": 1, "batch": 1, "objects": 1, "names": 1, "validate_every": 1, "seed": 0, "workers": 0}
