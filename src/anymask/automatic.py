@@ -138,7 +138,7 @@ def everything_steps(
 
 def collect(steps: Iterator[Step], size: Size) -> Masks:
     """The masks of all steps, with ids from 1."""
-    masks = Masks.concat([_nothing(size), *(step.masks for step in steps if step.masks is not None)])
+    masks = Masks.concat([Masks.empty(size), *(step.masks for step in steps if step.masks is not None)])
     return replace(masks, ids=np.arange(1, len(masks) + 1))
 
 
@@ -149,6 +149,8 @@ def to_records(masks: Masks, output_mode: str = "binary_mask") -> list[dict[str,
         "uncompressed_rle": lambda one: {"size": list(masks.size), "counts": rle.run_lengths(one).tolist()},
         "coco_rle": dict,
     }[output_mode]
+    if not len(masks):
+        return []
     points, crops = _column(masks, "point_coords"), _column(masks, "crop_boxes")
     return [
         {
@@ -185,7 +187,7 @@ class _Run:
 
     def steps(self, parts: Sequence[_Part]) -> Iterator[Step]:
         """Each part in turn; of masks found in several crops the first one stays."""
-        done, total, found = 0, sum(len(part.points) for part in parts), _nothing(self.image.size)
+        done, total, found = 0, sum(len(part.points) for part in parts), Masks.empty(self.image.size)
         late = self.settings.exact and self.settings.min_mask_region_area > 0
         for part in parts:
             stage, sieve = self._begun(part.crop_box)
@@ -303,17 +305,6 @@ def _check(settings: AutomaticSettings) -> None:
         raise ValueError(f"crop_overlap_ratio must be from 0 to less than 1, got {settings.crop_overlap_ratio}")
     if not settings.stability_score_offset >= 0:
         raise ValueError(f"stability_score_offset must be 0 or more, got {settings.stability_score_offset}")
-
-
-def _nothing(size: Size) -> Masks:
-    """No masks, with the columns of everything mode."""
-    none = Masks.empty(size)
-    return replace(
-        none,
-        stability=np.zeros(0, np.float32),
-        point_coords=np.zeros((0, 2), np.float32),
-        crop_boxes=np.zeros((0, 4), np.int64),
-    )
 
 
 def _column(masks: Masks, name: str) -> np.ndarray:
