@@ -23,9 +23,10 @@ def to_labelmap(masks: Masks) -> Int[np.ndarray, "h w"]:
     """The ids of the objects where they are seen, as int32."""
     _check_ids(masks, 2**31 - 1, "an int32 label map")
     best = masks.best().compact()
-    canvas = np.zeros(best.size, np.int32)
+    canvas, boxes = np.zeros(best.size, np.int32), best.boxes.astype(int).tolist()
     for row in np.lexsort((best.scores, -best.areas)):
-        canvas[rle.decode([best.rles[row]], best.size)[0]] = best.ids[row]
+        x0, y0, x1, y1 = boxes[row]
+        canvas[y0:y1, x0:x1][rle.decode_part(best.rles[row], (x0, y0, x1, y1))] = best.ids[row]
     return canvas
 
 
