@@ -40,6 +40,7 @@ class CocoSet:
     """Images with their annotations; masks are decoded when asked for.
 
     `sources` are the rows of the file's own list `sources` by name: where images are from and what may be said of them.
+    `info` is what the file says of itself.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class CocoSet:
     categories: Mapping[int, str]
     sources: Mapping[str, Mapping[str, Any]] = field(repr=False)
     annotations: Mapping[int, Sequence[Mapping[str, Any]]] = field(repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,7 +94,8 @@ def read_coco(annotations: PathLike, images_dir: PathLike | None = None) -> Coco
     if len(by_image) != len(images):
         raise ValueError(f"{file}: every image must have an id of its own")
     folder = file.parent if images_dir is None else Path(images_dir)
-    return CocoSet(file, folder, images, categories, sources, by_image)
+    info = content.get("info")
+    return CocoSet(file, folder, images, categories, sources, by_image, info=info if isinstance(info, dict) else {})
 
 
 def write_coco(
@@ -101,18 +104,24 @@ def write_coco(
     *,
     polygons: bool = False,
     categories: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `to_coco` of the same arguments as a file."""
-    write_json(path, to_coco(results, polygons=polygons, categories=categories))
+    write_json(path, to_coco(results, polygons=polygons, categories=categories, settings=settings))
 
 
 def to_coco(
-    results: Iterable[tuple[str, Masks]], *, polygons: bool = False, categories: Sequence[str] = ()
+    results: Iterable[tuple[str, Masks]],
+    *,
+    polygons: bool = False,
+    categories: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A COCO data set of (file name, masks) pairs.
 
     Masks are compressed RLE, or polygons where these hold a mask exactly. `categories` get the first category ids, so
-    that files written one by one can agree; labels that are not among them follow in order of appearance.
+    that files written one by one can agree; labels that are not among them follow in order of appearance. `settings`
+    are what made the masks; they go into `info`.
     """
     ids = {name: i for i, name in enumerate(dict.fromkeys(categories), start=1)}
     images: list[dict[str, Any]] = []
@@ -125,7 +134,7 @@ def to_coco(
             place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": category, "iscrowd": 0}
             annotations.append({**place, **row})
     return {
-        "info": {"description": "masks made with anymask"},
+        "info": {"description": "masks made with anymask", **({} if settings is None else {"settings": settings})},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for name, i in ids.items()],

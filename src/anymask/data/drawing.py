@@ -39,15 +39,15 @@ def draw(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
     canvas, unit = image.pixels.copy(), _unit(image)
-    shades = _shades(masks)
+    tones = shades(masks)
     rows = np.argsort(-masks.areas, kind="stable").tolist()
     chips = _Chips(image.pixels.shape[:2], unit)
     for row in rows:
         mask = masks[row].masks[0]
         if mask.any():
-            _draw_mask(canvas, mask, shades[row], unit, opacity)
+            _draw_mask(canvas, mask, tones[row], unit, opacity)
             if labels:
-                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, shades[row])
+                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, tones[row])
     for prompt in prompts:
         _draw_box(canvas, prompt, unit)
     chips.draw(canvas)
@@ -62,7 +62,8 @@ def _unit(image: Image) -> float:
     return max(1.0, float(np.sqrt(h * w)) / 400)
 
 
-def _shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+def shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+    """The colour in which each row is drawn."""
     index = (masks.ids - 1) % _COLOURS
     return np.asarray(colours.palette(int(index.max(initial=0)) + 1)[index])
 
@@ -73,11 +74,11 @@ def _draw_mask(
     """Fill, a dark rim outside for contrast, and the outline, within the mask's surroundings only."""
     half = 0.8 * unit
     y0, y1, x0, x1 = _surroundings(mask, margin=int(4 * unit) + 4)
-    distance = _signed_distance(mask[y0:y1, x0:x1], smoothing=0.7 * unit)
+    distance = signed_distance(mask[y0:y1, x0:x1], smoothing=0.7 * unit)
     part = canvas[y0:y1, x0:x1]
-    _blend(part, shade, opacity * np.clip(distance + 0.5, 0, 1))
-    _blend(part, np.asarray(_DARK), 0.45 * np.clip(half + 0.8 * unit + 0.5 - np.abs(distance), 0, 1) * (distance < 0))
-    _blend(part, shade, np.clip(half + 0.5 - np.abs(distance), 0, 1))
+    blend(part, shade, opacity * np.clip(distance + 0.5, 0, 1))
+    blend(part, np.asarray(_DARK), 0.45 * np.clip(half + 0.8 * unit + 0.5 - np.abs(distance), 0, 1) * (distance < 0))
+    blend(part, shade, np.clip(half + 0.5 - np.abs(distance), 0, 1))
 
 
 def _surroundings(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[int, int, int, int]:
@@ -87,7 +88,7 @@ def _surroundings(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[int, int,
     return y0, min(int(ys[-1]) + 1 + margin, h), x0, min(int(xs[-1]) + 1 + margin, w)
 
 
-def _signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[np.ndarray, "h w"]:
+def signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[np.ndarray, "h w"]:
     """Pixels to the border, positive inside; smoothed along slanted borders, where pixels make stairs.
 
     The picture's own edge is no border: a mask that touches it goes on outside.
@@ -100,11 +101,10 @@ def _signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[n
     return cast(np.ndarray, cv2.GaussianBlur(distance.astype(np.float32), (0, 0), smoothing)[1:-1, 1:-1])
 
 
-def _blend(part: Pixels, shade: np.ndarray, alpha: Float[np.ndarray, "h w"]) -> None:
-    """Lay one colour over `part` in place, where `alpha` is above 0."""
-    where = alpha > 0
-    below = part[where].astype(np.float32)
-    part[where] = np.round(below + (shade - below) * alpha[where][:, None]).astype(np.uint8)
+def blend(part: Pixels, shade: np.ndarray, alpha: Float[np.ndarray, "h w"]) -> None:
+    """Lay one colour over `part` in place, `alpha` from 0 to 1."""
+    cover = alpha.astype(np.float32)
+    part[:] = cv2.blendLinear(np.ascontiguousarray(part), np.full_like(part, shade), 1 - cover, cover)
 
 
 def _stamp(canvas: Pixels, tile: UInt8[np.ndarray, "th tw 4"], x: int, y: int) -> None:
@@ -166,15 +166,15 @@ def _chip_text(label: str, score: float) -> str:
 
 
 @cache
-def _font(points: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(points: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font inside Pillow (Aileron), so that pictures look alike everywhere."""
     return ImageFont.load_default(points)
 
 
 def _chip(text: str, shade: tuple[int, ...], points: float) -> UInt8[np.ndarray, "th tw 4"]:
     """A rounded tile in `shade` with the text in black or white, whichever is easier to read."""
-    font = _font(points)
-    left, _, right, _ = font.getbbox(text)
+    letters = font(points)
+    left, _, right, _ = letters.getbbox(text)
     pad = round(0.42 * points)
     w, h = int(right - left) + 2 * pad, round(1.5 * points)
     tile = PillowImage.new("RGBA", (w * _FINE, h * _FINE), (*shade, 0))
@@ -184,8 +184,8 @@ def _chip(text: str, shade: tuple[int, ...], points: float) -> UInt8[np.ndarray,
     bright = np.dot(shade, (0.299, 0.587, 0.114)) > 140
     ink = _DARK if bright else _WHITE
     # The height of capitals and figures is the same for every text, so chips line up.
-    _, top, _, bottom = font.getbbox("X0")
-    ImageDraw.Draw(tile).text((pad - left, (h - (bottom - top)) / 2 - top), text, font=font, fill=(*ink, 255))
+    _, top, _, bottom = letters.getbbox("X0")
+    ImageDraw.Draw(tile).text((pad - left, (h - (bottom - top)) / 2 - top), text, font=letters, fill=(*ink, 255))
     return np.asarray(tile)
 
 

@@ -1,7 +1,18 @@
 """Distinct colours for objects, and masks painted with them."""
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
+
+# Colours that are told apart on a photo and beside each other.
+_WHEEL = np.asarray(
+    [
+        (25, 118, 210), (244, 140, 6), (31, 160, 85), (230, 57, 70), (155, 81, 224), (255, 209, 0),
+        (0, 180, 170), (241, 91, 181), (138, 201, 38), (92, 75, 219), (255, 128, 102), (0, 187, 249),
+    ],
+    np.float64,
+)  # fmt: skip
+# Colours this far apart need not be farther.
+_ENOUGH = 260.0
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
@@ -13,6 +24,26 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
     ramp = np.clip(np.minimum(channel, 4 - channel), 0, 1)
     shades: np.ndarray = np.round(255 * value[:, None] * (1 - saturation[:, None] * ramp))
     return shades.astype(np.uint8)
+
+
+def apart(neighbours: Int[np.ndarray, "k 2"], n: int) -> UInt8[np.ndarray, "n 3"]:
+    """`n` colours of a wheel of twelve, unlike where two are neighbours (pairs of indices); the first choose first.
+
+    Of colours unlike enough the one used least is taken.
+    """
+    beside: list[list[int]] = [[] for _ in range(n)]
+    for one, other in neighbours.tolist():
+        beside[one].append(other)
+        beside[other].append(one)
+    # By how well the eye tells red, green and blue apart.
+    unlike = np.sqrt((_WHEEL[:, None] - _WHEEL[None]) ** 2 @ np.asarray([2.0, 4.0, 3.0]))
+    chosen, used = np.full(n, -1), np.zeros(len(_WHEEL))
+    for i in range(n):
+        taken = chosen[beside[i]]
+        nearest = unlike[:, taken[taken >= 0]].min(axis=1, initial=_ENOUGH)
+        chosen[i] = int(np.argmax(nearest - 30 * used / max(used.max(), 1)))
+        used[chosen[i]] += 1
+    return np.asarray(_WHEEL[chosen], np.uint8)
 
 
 def paint(masks: Bool[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "h w 3"]:
