@@ -63,6 +63,15 @@ def test_iou_and_merge_are_those_of_the_pixels(masks):
     np.testing.assert_array_equal(rle.decode([rle.merge(packed, size)], size)[0], masks.any(axis=0))
 
 
+@given(dense_masks(st.integers(0, 4)), st.data())
+def test_the_smallest_is_on_top_and_of_equals_the_surest(masks, data):
+    scores = np.asarray([data.draw(st.sampled_from([0.2, 0.5, 0.9])) for _ in masks], np.float32)
+    top = rle.topmost(rle.encode(masks), scores, masks.shape[1:])
+    for (y, x), row in np.ndenumerate(top):
+        there = np.flatnonzero(masks[:, y, x])
+        assert row == (max(there, key=lambda i: (-masks[i].sum(), scores[i], i)) + 1 if len(there) else 0)
+
+
 def test_there_may_be_hundreds_of_masks():
     packed = rle.encode(np.ones((1, 4, 5), bool)) * 300
     assert rle.areas(packed).tolist() == [20] * 300

@@ -8,20 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anymask.cli.commands import Command
-from anymask.cli.photos import (
-    EXIT_CODES,
-    Advance,
-    Work,
-    add_draw_flags,
-    add_input_flags,
-    add_model_flags,
-    add_result_flags,
-    check_result_flags,
-    checked_formats,
-    do_photos,
-    find_photos,
-    finish,
-)
+from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, run_photos
 from anymask.cli.prompts import NOTES, add_prompt_flags, exemplar_files, numbered, read_names, read_objects
 
 if TYPE_CHECKING:
@@ -33,14 +20,11 @@ DEFAULT_FORMATS = ("coco", "overlay")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Inputs, prompts, what to compute, and where results go."""
-    add_input_flags(parser)
     add_prompt_flags(parser)
-    how = parser.add_argument_group("how")
-    add_model_flags(how)
+    how = add_photo_flags(parser)
     how.add_argument("--multimask", action="store_true", help="three masks an object instead of the best one")
     how.add_argument("--zoom", action="store_true", help="look again, closer, around each object: for small ones")
     how.add_argument("--semantic", action="store_true", help="for a text one mask of everything, not one an instance")
-    add_draw_flags(how)
     add_result_flags(parser, DEFAULT_FORMATS)
 
 
@@ -50,27 +34,24 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "nothing to segment: give a --point, --box, --mask, --text or --exemplar (see anymask segment --help)"
         )
-    check_result_flags(args)
     objects = read_objects(args.parts)
-    prompts = [*objects.values(), *read_names(args.text, args.not_text, args.exemplar, args.not_exemplar)]
-    photos, tally = find_photos(args)
+    names = read_names(args.text, args.not_text, args.exemplar, args.not_exemplar)
     shown = [value for flag, value in args.parts if flag == "mask"]
     shown += exemplar_files([*args.exemplar, *args.not_exemplar])
-    formats = checked_formats(photos, args, DEFAULT_FORMATS, shown)
-    if not photos:
-        return finish("segment", args, tally)
+    return run_photos("segment", args, DEFAULT_FORMATS, lambda: _work(args, objects, names), shown)
+
+
+def _work(args: argparse.Namespace, objects: "dict[int, Prompt]", names: "Sequence[Prompt]") -> Work:
+    from anymask.segmentation import segment
+
+    prompts = [*objects.values(), *names]
     model = _load(args, prompts)
 
     def find(image: "Image", _: Advance) -> "Masks":
-        from anymask.segmentation import segment
-
         masks = segment(image, prompts, model=model, multimask=args.multimask, zoom=args.zoom, semantic=args.semantic)
         return numbered(masks, tuple(objects)).compact()
 
-    work = Work(
-        "segment", args, formats, find, lambda masks: masks.to_coco(), categories=args.text, prompts=[*objects.values()]
-    )
-    return do_photos(work, photos, tally)
+    return Work(find, lambda masks: masks.to_coco(), categories=args.text, prompts=list(objects.values()))
 
 
 def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":

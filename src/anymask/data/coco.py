@@ -2,8 +2,8 @@
 
 Reading checks the structure at once and decodes the masks of an image when asked; whatever is wrong is named by file
 and annotation id. Writing keeps all but the low-resolution logits: each annotation also has `score`, `label`,
-`object_id` (the row's id in its image, where COCO's own `id` counts through the file) and `stability`, which other
-readers pass over.
+`object_id` (the row's id in its image, where COCO's own `id` counts through the file), `stability`, and of everything
+mode `point_coords` and `crop_box` (x y w h) as in SA-1B, which other readers pass over.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -142,12 +142,17 @@ def to_coco(
 
 
 def _annotation_rows(masks: Masks, polygons: bool) -> Iterable[dict[str, Any]]:
-    stability = masks.stability
+    stability, clicks, crops = masks.stability, masks.point_coords, masks.crop_boxes
     for i, row in enumerate(masks.to_coco()):
         row["object_id"] = row.pop("id")
         row["score"] = _shortest(masks.scores[i])
         if stability is not None:
             row["stability"] = _shortest(stability[i])
+        if clicks is not None:
+            row["point_coords"] = [[_shortest(side) for side in clicks[i]]]
+        if crops is not None:
+            x0, y0, x1, y1 = crops[i].tolist()
+            row["crop_box"] = [x0, y0, x1 - x0, y1 - y0]
         if polygons:
             row["segmentation"] = _as_polygons(row["segmentation"], masks.size)
         yield row
@@ -167,15 +172,24 @@ def _as_polygons(packed: Rle, size: Size) -> list[list[float]] | Rle:
 
 
 def _masks_of(rows: Sequence[Mapping[str, Any]], size: Size, categories: Mapping[int, str]) -> Masks:
+    def all_have(key: str) -> bool:
+        return bool(rows) and all(key in row for row in rows)
+
     own_ids = all("object_id" in row for row in rows)
-    stable = bool(rows) and all("stability" in row for row in rows)
+    stability = np.asarray([_number(row, "stability") for row in rows], np.float32) if all_have("stability") else None
+    clicks = np.stack([_vector(row, "point_coords", 2) for row in rows]) if all_have("point_coords") else None
+    crops = np.stack([_vector(row, "crop_box", 4) for row in rows]).astype(int) if all_have("crop_box") else None
+    if crops is not None:
+        crops[:, 2:] += crops[:, :2]
     return Masks.from_rles(
         [_rle_of(row, size) for row in rows],
         size,
         scores=[_number(row, "score") for row in rows],
         labels=[str(row.get("label", categories[row["category_id"]])) for row in rows],
         ids=[_int(row, "object_id", f"annotation {row['id']}") for row in rows] if own_ids else None,
-        stability=np.asarray([_number(row, "stability") for row in rows], np.float32) if stable else None,
+        stability=stability,
+        point_coords=clicks,
+        crop_boxes=crops,
     )
 
 
@@ -255,6 +269,15 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     if not isinstance(value, int | float):
         raise ValueError(f"annotation {row['id']} must have a number as its {key!r}, got {value!r}")
     return float(value)
+
+
+def _vector(row: Mapping[str, Any], key: str, n: int) -> np.ndarray:
+    """`n` numbers, in lists of any depth."""
+    try:
+        values = np.asarray(row[key], np.float32).reshape(n)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"annotation {row['id']} must have {n} numbers as its {key!r}, got {row[key]!r}") from error
+    return values
 
 
 def _text(row: Mapping[str, Any], key: str, what: str) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from anymask.data.mosaics import draw_mosaic, mosaic_shades
 from anymask.ops import colours
 from anymask.types import Image, Masks, Prompt
 
@@ -28,26 +29,23 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 def draw(
-    image: Image, masks: Masks, *, labels: bool = True, opacity: float = 0.45, prompts: Sequence[Prompt] = ()
+    image: Image, masks: Masks, *, labels: bool | None = None, opacity: float = 0.45, prompts: Sequence[Prompt] = ()
 ) -> Image:
     """A new image with `masks`, the largest at the back, and the points and boxes of `prompts` on top.
 
-    An object's colour goes by its id. A chip that would cover another one, or is larger than the image, is left out.
+    An object's colour goes by its id. `labels` are chips; one that would cover another one, or is larger than the
+    image, is left out. By default all have them but the masks of everything mode, which are drawn as a mosaic.
     """
     if masks.size != image.size:
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
-    canvas, unit = image.pixels.copy(), _unit(image)
-    tones = shades(masks)
-    rows = np.argsort(-masks.areas, kind="stable").tolist()
-    chips = _Chips(image.pixels.shape[:2], unit)
-    for row in rows:
-        mask = masks[row].masks[0]
-        if mask.any():
-            _draw_mask(canvas, mask, tones[row], unit, opacity)
-            if labels:
-                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, tones[row])
+    unit, chips = _unit(image), _Chips(image.size, _unit(image))
+    if labels is None and masks.point_coords is not None:
+        canvas = draw_mosaic(image, masks, opacity)
+    else:
+        canvas = image.pixels.copy()
+        _draw_masks(canvas, masks, unit, opacity, chips if labels is not False else None)
     for prompt in prompts:
         _draw_box(canvas, prompt, unit)
     chips.draw(canvas)
@@ -63,9 +61,21 @@ def _unit(image: Image) -> float:
 
 
 def shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
-    """The colour in which each row is drawn."""
+    """The colour in which each row is drawn: by its id, or of everything mode unlike its neighbours."""
+    if masks.point_coords is not None:
+        return mosaic_shades(masks)
     index = (masks.ids - 1) % _COLOURS
     return np.asarray(colours.palette(int(index.max(initial=0)) + 1)[index])
+
+
+def _draw_masks(canvas: Pixels, masks: Masks, unit: float, opacity: float, chips: "_Chips | None") -> None:
+    tones = shades(masks)
+    for row in np.argsort(-masks.areas, kind="stable").tolist():
+        mask = masks[row].masks[0]
+        if mask.any():
+            _draw_mask(canvas, mask, tones[row], unit, opacity)
+            if chips is not None:
+                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, tones[row])
 
 
 def _draw_mask(

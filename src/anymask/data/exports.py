@@ -105,19 +105,22 @@ def _losses(masks: Masks) -> dict[str, str]:
         "overlaps": (overlap, f"{overlap} overlapping pixels (the smaller object is on top)"),
         "empty": (empty, f"{empty} empty masks"),
         "stability": (masks.stability is not None, "stability"),
+        "clicks": (masks.point_coords is not None, "clicks"),
+        "crops": (masks.crop_boxes is not None, "crop boxes"),
         "logits": (masks.logits is not None, "low-resolution logits"),
         "cells": (beyond > 0, f"the {beyond} smallest masks (it has {MOST_CELLS} cells)"),
     }
     return {loss: words for loss, (is_there, words) in present.items() if is_there}
 
 
-_NO_LABELMAP = frozenset({"scores", "labels", "alternatives", "overlaps", "empty", "stability", "logits"})
+_OF_MODELS = frozenset({"stability", "clicks", "crops", "logits"})
+_NO_LABELMAP = _OF_MODELS | {"scores", "labels", "alternatives", "overlaps", "empty"}
 _LOST_BY: Mapping[str, frozenset[str]] = {
     "coco": frozenset({"logits"}),
     "labelmap": _NO_LABELMAP,
     "png": _NO_LABELMAP,
-    "yolo": frozenset({"scores", "unlabelled", "ids", "empty", "stability", "logits"}),
-    "labelme": frozenset({"unlabelled", "shared ids", "empty", "stability", "logits"}),
+    "yolo": _OF_MODELS | {"scores", "unlabelled", "ids", "empty"},
+    "labelme": _OF_MODELS | {"unlabelled", "shared ids", "empty"},
     "npz": frozenset(),
     "overlay": frozenset(),
     "sheet": frozenset({"empty", "cells"}),

@@ -22,12 +22,9 @@ _LARGEST = {".png": 2**16 - 1, ".tif": 2**31 - 1, ".tiff": 2**31 - 1}
 def to_labelmap(masks: Masks) -> Int[np.ndarray, "h w"]:
     """The ids of the objects where they are seen, as int32."""
     _check_ids(masks, 2**31 - 1, "an int32 label map")
-    best = masks.best().compact()
-    canvas, boxes = np.zeros(best.size, np.int32), best.boxes.astype(int).tolist()
-    for row in np.lexsort((best.scores, -best.areas)):
-        x0, y0, x1, y1 = boxes[row]
-        canvas[y0:y1, x0:x1][rle.decode_part(best.rles[row], (x0, y0, x1, y1))] = best.ids[row]
-    return canvas
+    best = masks.best()
+    ids = np.append(0, best.ids).astype(np.int32)
+    return np.asarray(ids[rle.topmost(best.rles, best.scores, best.size)])
 
 
 def from_labelmap(labelmap: Integer[np.ndarray, "h w"]) -> Masks:

@@ -1,58 +1,55 @@
 """A photo with all of its masks, be they hundreds: translucent fills, thin outlines, neighbours in unlike colours.
 
-Painted from the label map, so that the time goes by the pixels and hardly by the number of masks. Fill and outline are
-one layer, whose premultiplied colours are smoothed before they are laid over the photo: that takes the stairs away.
+Painted from the map of which mask is on top where: the time goes by the pixels, hardly by the number of masks. Fill and
+outline are one layer, whose premultiplied colours are smoothed before they cover the photo: that takes the stairs away.
 """
-
-from dataclasses import replace
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from anymask.data.labelmaps import to_labelmap
-from anymask.ops import colours
+from anymask.ops import colours, rle
 from anymask.types import Image, Masks
 
-# Neighbours are sought in a label map of about this many pixels a side, in which gaps of so many pixels are none.
+# Neighbours are sought in a map of about this many pixels a side, in which gaps of so many pixels are none.
 _SIDE, _GAP = 512, 4
 
 
 def draw_mosaic(image: Image, masks: Masks, opacity: float = 0.45) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of `image` under `masks`, of each object the best, the largest at the back."""
     best = masks.best()
-    seen = seen_rows(best)
-    unit = max(1.0, float(np.sqrt(seen.size)) / 600)
-    alpha = _alpha(seen, opacity, unit)
-    table = np.concatenate([np.zeros((1, 3), np.uint8), shades(best, seen)])
-    layer = _times(table[seen], alpha)
+    top = rle.topmost(best.rles, best.scores, best.size)
+    unit = max(1.0, float(np.sqrt(top.size)) / 600)
+    alpha = _alpha(top, opacity, unit)
+    table = np.concatenate([np.zeros((1, 3), np.uint8), _apart(best, top)])
+    layer = _times(table[top], alpha)
     smooth = 0.5 * unit
     layer, alpha = cv2.GaussianBlur(layer, (0, 0), smooth), cv2.GaussianBlur(alpha, (0, 0), smooth)
     return np.asarray(cv2.add(_times(image.pixels, 255 - alpha), layer))
 
 
-def seen_rows(masks: Masks) -> Int[np.ndarray, "h w"]:
-    """Which row is seen where, counted from 1; 0 where there is none."""
-    return to_labelmap(replace(masks, ids=np.arange(1, len(masks) + 1)))
+def mosaic_shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+    """The colour of each row in a mosaic, where no two have one id: unlike those of its neighbours."""
+    return _apart(masks, rle.topmost(masks.rles, masks.scores, masks.size))
 
 
-def shades(masks: Masks, seen: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "n 3"]:
-    """A colour for each row, unlike those of its neighbours in `seen`; large ones choose first."""
-    step = max(1, max(seen.shape) // _SIDE)
+def _apart(masks: Masks, top: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "n 3"]:
+    """Colours by what lies side by side in `top`; large ones choose first."""
+    step = max(1, max(top.shape) // _SIDE)
     place = np.argsort(np.argsort(-masks.areas, kind="stable"))
-    return colours.apart(place[_neighbours(seen[::step, ::step])], len(masks))[place]
+    return colours.apart(place[_neighbours(top[::step, ::step])], len(masks))[place]
 
 
-def _alpha(seen: Int[np.ndarray, "h w"], opacity: float, unit: float) -> UInt8[np.ndarray, "h w"]:
+def _alpha(top: Int[np.ndarray, "h w"], opacity: float, unit: float) -> UInt8[np.ndarray, "h w"]:
     """How much of the layer covers the photo: all of it along outlines, `opacity` inside of them."""
-    alpha = opacity + (1 - opacity) * np.clip(1.1 * unit - _to_border(seen), 0, 1)
-    return np.asarray(np.where(seen > 0, np.round(255 * alpha), 0), np.uint8)
+    alpha = opacity + (1 - opacity) * np.clip(1.1 * unit - _to_border(top), 0, 1)
+    return np.asarray(np.where(top > 0, np.round(255 * alpha), 0), np.uint8)
 
 
-def _to_border(seen: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+def _to_border(top: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Pixels to the nearest pixel that lies beside another object; the picture's own edge is no border."""
-    inner = np.ones(seen.shape, np.uint8)
-    across, along = seen[:, 1:] == seen[:, :-1], seen[1:] == seen[:-1]
+    inner = np.ones(top.shape, np.uint8)
+    across, along = top[:, 1:] == top[:, :-1], top[1:] == top[:-1]
     inner[:, 1:] &= across
     inner[:, :-1] &= across
     inner[1:] &= along
@@ -60,11 +57,11 @@ def _to_border(seen: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     return np.asarray(cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_5))
 
 
-def _neighbours(seen: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "k 2"]:
+def _neighbours(top: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "k 2"]:
     """The pairs of rows (from 0) that lie side by side, each once."""
     pairs = []
     for reach in (1, _GAP):
-        for one, other in ((seen[:, reach:], seen[:, :-reach]), (seen[reach:], seen[:-reach])):
+        for one, other in ((top[:, reach:], top[:, :-reach]), (top[reach:], top[:-reach])):
             met = (one != other) & (one > 0) & (other > 0)
             pairs.append(np.stack([one[met], other[met]], axis=1))
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0) - 1

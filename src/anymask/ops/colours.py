@@ -1,7 +1,7 @@
 """Distinct colours for objects, and masks painted with them."""
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
 # Colours that are told apart on a photo and beside each other.
 _WHEEL = np.asarray(
@@ -46,10 +46,7 @@ def apart(neighbours: Int[np.ndarray, "k 2"], n: int) -> UInt8[np.ndarray, "n 3"
     return np.asarray(_WHEEL[chosen], np.uint8)
 
 
-def paint(masks: Bool[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Masks in their colours on black, the largest at the back so that small ones stay visible."""
-    canvas = np.zeros((*masks.shape[1:], 3), np.uint8)
-    shades = palette(len(masks))
-    for row in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
-        canvas[masks[row]] = shades[row]
-    return canvas
+def paint(top: Int[np.ndarray, "h w"], n: int) -> UInt8[np.ndarray, "h w 3"]:
+    """`n` masks in their colours on black, where they are on top (`rle.topmost`)."""
+    table = np.concatenate([np.zeros((1, 3), np.uint8), palette(n)])
+    return np.asarray(table[top])

@@ -43,6 +43,18 @@ def decode_part(one: Rle, box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h
     return columns.T[y0:y1]
 
 
+def topmost(rles: Sequence[Rle], scores: Float[np.ndarray, "n"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """Which of `rles` is on top where, counted from 1, 0 for none (int32).
+
+    The largest lie lowest, of equally large ones that of the lowest score; one is decoded at a time, in its box.
+    """
+    canvas, corners = np.zeros(size, np.int32), boxes(rles).astype(int).tolist()
+    for row in np.lexsort((scores, -areas(rles))).tolist():
+        x0, y0, x1, y1 = corners[row]
+        canvas[y0:y1, x0:x1][decode_part(rles[row], (x0, y0, x1, y1))] = row + 1
+    return canvas
+
+
 def areas(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:
     """Pixels in each mask. One at a time: pycocotools 2.0.11 refuses more than 255 at once."""
     return np.asarray([coco_mask.area(cast(Any, rle)) for rle in rles], dtype=np.int64)
