@@ -32,7 +32,7 @@ def test_fills_are_translucent_and_outlines_are_not():
     dense = np.zeros((1, 120, 160), bool)
     dense[0, 30:90, 40:120] = True
     masks = Masks.from_dense(dense)
-    shade = mosaic_shades(masks)[0].astype(float)
+    shade = mosaic_shades(GREY, masks)[0].astype(float)
     drawn = draw_mosaic(GREY, masks, opacity=0.4).astype(float)
     np.testing.assert_allclose(drawn[60, 80], 120 + 0.4 * (shade - 120), atol=2)
     outline, fill = np.abs(drawn[60, 40] - shade).sum(), np.abs(drawn[60, 80] - shade).sum()
@@ -44,16 +44,24 @@ def test_small_objects_lie_on_large_ones_in_any_order():
     dense[0, 10:110, 10:150], dense[1, 50:70, 70:90] = True, True
     forth, back = Masks.from_dense(dense), Masks.from_dense(dense[::-1].copy())
     np.testing.assert_array_equal(draw_mosaic(GREY, forth), draw_mosaic(GREY, back))
-    shade = mosaic_shades(forth)[1].astype(float)
+    shade = mosaic_shades(GREY, forth)[1].astype(float)
     np.testing.assert_allclose(draw_mosaic(GREY, forth)[60, 80], 120 + 0.45 * (shade - 120), atol=2)
 
 
 def test_neighbours_have_unlike_colours():
     masks = tiles(48)
-    colours = mosaic_shades(masks).astype(int).reshape(6, 8, 3)
+    colours = mosaic_shades(GREY, masks).astype(int).reshape(6, 8, 3)
     for one, other in ((colours[:, 1:], colours[:, :-1]), (colours[1:], colours[:-1])):
         assert np.abs(one - other).sum(axis=2).min() > 100
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) > 8
+
+
+def test_colours_are_unlike_the_photo():
+    masks = tiles(1)
+    usual = mosaic_shades(GREY, masks)[0]
+    same = Image(np.broadcast_to(usual, GREY.pixels.shape).copy())
+    other = mosaic_shades(same, masks)[0]
+    assert np.abs(other.astype(int) - usual).sum() > 150
 
 
 def test_several_masks_of_one_object_are_drawn_as_the_best():

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = ("coco", "labelmap", "overlay", "sheet")
 NOTES = f"""\
-settings:
-  Names and defaults are those of SamAutomaticMaskGenerator. One without a default takes what suits the model.
+The settings have the names and defaults of SamAutomaticMaskGenerator; one without a default takes what suits the model.
 
 results:
   name.jpg gives name.json, name.labelmap.png, name.overlay.png and name.sheet.png under -o. --json prints a row for

@@ -95,6 +95,7 @@ def _help(one: Field[Any], default: object) -> str:
     if default is MISSING:
         text += " (required)"
     elif default is not None and default != () and not isinstance(default, bool):
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        values = default if isinstance(default, tuple) else (default,)
+        shown = ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
         text += f" (default: {shown})"
     return text.replace("%", "%%")

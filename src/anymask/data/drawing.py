@@ -40,12 +40,13 @@ def draw(
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
-    unit, chips = _unit(image), _Chips(image.size, _unit(image))
+    unit = _unit(image.size)
+    chips = _Chips(image.size, unit)
     if labels is None and masks.point_coords is not None:
         canvas = draw_mosaic(image, masks, opacity)
     else:
         canvas = image.pixels.copy()
-        _draw_masks(canvas, masks, unit, opacity, chips if labels is not False else None)
+        _draw_masks(canvas, masks, shades(image, masks), opacity, chips if labels is not False else None)
     for prompt in prompts:
         _draw_box(canvas, prompt, unit)
     chips.draw(canvas)
@@ -54,22 +55,23 @@ def draw(
     return Image(canvas, image.name)
 
 
-def _unit(image: Image) -> float:
+def _unit(size: tuple[int, int]) -> float:
     """The width of a thin line: 1 pixel up to 400 x 400, growing with the side."""
-    h, w = image.size
-    return max(1.0, float(np.sqrt(h * w)) / 400)
+    return max(1.0, float(np.sqrt(size[0] * size[1])) / 400)
 
 
-def shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
-    """The colour in which each row is drawn: by its id, or of everything mode unlike its neighbours."""
+def shades(image: Image, masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+    """The colour in which each row is drawn: by its id, or of everything mode unlike its surroundings."""
     if masks.point_coords is not None:
-        return mosaic_shades(masks)
+        return mosaic_shades(image, masks)
     index = (masks.ids - 1) % _COLOURS
     return np.asarray(colours.palette(int(index.max(initial=0)) + 1)[index])
 
 
-def _draw_masks(canvas: Pixels, masks: Masks, unit: float, opacity: float, chips: "_Chips | None") -> None:
-    tones = shades(masks)
+def _draw_masks(
+    canvas: Pixels, masks: Masks, tones: UInt8[np.ndarray, "n 3"], opacity: float, chips: "_Chips | None"
+) -> None:
+    unit = _unit(masks.size)
     for row in np.argsort(-masks.areas, kind="stable").tolist():
         mask = masks[row].masks[0]
         if mask.any():

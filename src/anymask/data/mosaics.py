@@ -21,23 +21,33 @@ def draw_mosaic(image: Image, masks: Masks, opacity: float = 0.45) -> UInt8[np.n
     top = rle.topmost(best.rles, best.scores, best.size)
     unit = max(1.0, float(np.sqrt(top.size)) / 600)
     alpha = _alpha(top, opacity, unit)
-    table = np.concatenate([np.zeros((1, 3), np.uint8), _apart(best, top)])
+    table = np.concatenate([np.zeros((1, 3), np.uint8), _apart(image, best, top)])
     layer = _times(table[top], alpha)
     smooth = 0.5 * unit
     layer, alpha = cv2.GaussianBlur(layer, (0, 0), smooth), cv2.GaussianBlur(alpha, (0, 0), smooth)
     return np.asarray(cv2.add(_times(image.pixels, 255 - alpha), layer))
 
 
-def mosaic_shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
-    """The colour of each row in a mosaic, where no two have one id: unlike those of its neighbours."""
-    return _apart(masks, rle.topmost(masks.rles, masks.scores, masks.size))
+def mosaic_shades(image: Image, masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+    """The colour of each row in a mosaic, where no two have one id: unlike its neighbours, and the photo under it."""
+    return _apart(image, masks, rle.topmost(masks.rles, masks.scores, masks.size))
 
 
-def _apart(masks: Masks, top: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "n 3"]:
+def _apart(image: Image, masks: Masks, top: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "n 3"]:
     """Colours by what lies side by side in `top`; large ones choose first."""
     step = max(1, max(top.shape) // _SIDE)
-    place = np.argsort(np.argsort(-masks.areas, kind="stable"))
-    return colours.apart(place[_neighbours(top[::step, ::step])], len(masks))[place]
+    order = np.argsort(-masks.areas, kind="stable")
+    place = np.argsort(order)
+    small = top[::step, ::step]
+    grounds = _grounds(image.pixels[::step, ::step], small, len(masks))
+    return colours.apart(place[_neighbours(small)], grounds[order])[place]
+
+
+def _grounds(pixels: UInt8[np.ndarray, "h w 3"], top: Int[np.ndarray, "h w"], n: int) -> Float[np.ndarray, "n 3"]:
+    """The mean colour of the photo where each row is on top."""
+    rows = top.reshape(-1)
+    sums = [np.bincount(rows, pixels[:, :, channel].reshape(-1), n + 1) for channel in range(3)]
+    return np.stack(sums, axis=1)[1:] / np.maximum(np.bincount(rows, minlength=n + 1)[1:, None], 1)
 
 
 def _alpha(top: Int[np.ndarray, "h w"], opacity: float, unit: float) -> UInt8[np.ndarray, "h w"]:

@@ -32,7 +32,7 @@ def draw_sheet(image: Image, masks: Masks) -> Image:
     order = np.argsort(-masks.areas, kind="stable")
     there = order[masks.areas[order] > 0]
     shown = masks[there[:MOST_CELLS]].compact()
-    tones = shades(masks)[there]
+    tones = shades(image, masks)[there]
     sheet = _Sheet.of(len(shown))
     canvas = PillowImage.new("RGB", (sheet.width, sheet.height), _PAPER)
     pen = ImageDraw.Draw(canvas)

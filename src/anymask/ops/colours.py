@@ -1,7 +1,7 @@
 """Distinct colours for objects, and masks painted with them."""
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 # Colours that are told apart on a photo and beside each other.
 _WHEEL = np.asarray(
@@ -11,8 +11,8 @@ _WHEEL = np.asarray(
     ],
     np.float64,
 )  # fmt: skip
-# Colours this far apart need not be farther.
-_ENOUGH = 260.0
+# Colours of neighbours this far apart need not be farther; a colour and the photo under it may be a little nearer.
+_ENOUGH, _GROUND = 260.0, 1.4
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
@@ -26,24 +26,30 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
     return shades.astype(np.uint8)
 
 
-def apart(neighbours: Int[np.ndarray, "k 2"], n: int) -> UInt8[np.ndarray, "n 3"]:
-    """`n` colours of a wheel of twelve, unlike where two are neighbours (pairs of indices); the first choose first.
+def apart(neighbours: Int[np.ndarray, "k 2"], grounds: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
+    """Colours of a wheel of twelve, unlike where two are neighbours (pairs of indices), and unlike what each covers.
 
-    Of colours unlike enough the one used least is taken.
+    The first choose first; of colours unlike enough the one used least is taken.
     """
-    beside: list[list[int]] = [[] for _ in range(n)]
+    beside: list[list[int]] = [[] for _ in grounds]
     for one, other in neighbours.tolist():
         beside[one].append(other)
         beside[other].append(one)
-    # By how well the eye tells red, green and blue apart.
-    unlike = np.sqrt((_WHEEL[:, None] - _WHEEL[None]) ** 2 @ np.asarray([2.0, 4.0, 3.0]))
-    chosen, used = np.full(n, -1), np.zeros(len(_WHEEL))
-    for i in range(n):
+    between, from_ground = _unlike(_WHEEL, _WHEEL), _unlike(_WHEEL, grounds)
+    chosen, used = np.full(len(grounds), -1), np.zeros(len(_WHEEL))
+    for i in range(len(grounds)):
         taken = chosen[beside[i]]
-        nearest = unlike[:, taken[taken >= 0]].min(axis=1, initial=_ENOUGH)
-        chosen[i] = int(np.argmax(nearest - 30 * used / max(used.max(), 1)))
+        nearest = between[:, taken[taken >= 0]].min(axis=1, initial=_ENOUGH)
+        score = np.minimum(nearest, _GROUND * from_ground[:, i]) - 30 * used / max(used.max(), 1)
+        chosen[i] = int(np.argmax(score))
         used[chosen[i]] += 1
     return np.asarray(_WHEEL[chosen], np.uint8)
+
+
+def _unlike(some: Float[np.ndarray, "a 3"], others: Float[np.ndarray, "b 3"]) -> Float[np.ndarray, "a b"]:
+    """How far apart colours are, red, green and blue weighed by how well the eye tells them apart."""
+    distance: np.ndarray = np.sqrt((some[:, None] - others[None]) ** 2 @ np.asarray([2.0, 4.0, 3.0]))
+    return distance
 
 
 def paint(top: Int[np.ndarray, "h w"], n: int) -> UInt8[np.ndarray, "h w 3"]:
