@@ -24,6 +24,15 @@ def test_encode_then_decode_is_the_same(masks):
     np.testing.assert_array_equal(rle.decode(rle.encode(masks), masks.shape[1:]), masks)
 
 
+@given(dense_masks(st.integers(1, 1)), st.data())
+def test_a_part_is_cut_out_of_the_whole(masks, data):
+    h, w = masks.shape[1:]
+    x0, y0 = data.draw(st.integers(0, w)), data.draw(st.integers(0, h))
+    x1, y1 = data.draw(st.integers(x0, w)), data.draw(st.integers(y0, h))
+    part = rle.decode_part(rle.encode(masks)[0], (x0, y0, x1, y1))
+    np.testing.assert_array_equal(part, masks[0, y0:y1, x0:x1])
+
+
 @given(dense_masks(st.integers(1, 2)))
 def test_run_lengths_are_those_counted_one_by_one(masks):
     for mask, one in zip(masks, rle.encode(masks), strict=True):
@@ -52,6 +61,21 @@ def test_iou_and_merge_are_those_of_the_pixels(masks):
             expected = (a & b).sum() / max((a | b).sum(), 1)
             assert overlap[i, j] == pytest.approx(expected, abs=1e-6)
     np.testing.assert_array_equal(rle.decode([rle.merge(packed, size)], size)[0], masks.any(axis=0))
+
+
+@given(dense_masks(st.integers(0, 4)), st.data())
+def test_the_smallest_is_on_top_and_of_equals_the_surest(masks, data):
+    scores = np.asarray([data.draw(st.sampled_from([0.2, 0.5, 0.9])) for _ in masks], np.float32)
+    top = rle.topmost(rle.encode(masks), scores, masks.shape[1:])
+    for (y, x), row in np.ndenumerate(top):
+        there = np.flatnonzero(masks[:, y, x])
+        assert row == (max(there, key=lambda i: (-masks[i].sum(), scores[i], i)) + 1 if len(there) else 0)
+
+
+def test_there_may_be_hundreds_of_masks():
+    packed = rle.encode(np.ones((1, 4, 5), bool)) * 300
+    assert rle.areas(packed).tolist() == [20] * 300
+    assert rle.boxes(packed).shape == (300, 4)
 
 
 def test_large_masks_have_large_runs():

@@ -370,7 +370,8 @@ class Masks:
         from PIL import Image as PillowImage
 
         buffer = io.BytesIO()
-        PillowImage.fromarray(colours.paint(self.masks)).save(buffer, "PNG")
+        top = rle.topmost(self.rles, self.scores, self.size)
+        PillowImage.fromarray(colours.paint(top, len(self))).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode("ascii")
         rows = "".join(
             f"<tr><td>{i}</td><td>{_escape(label)}</td><td>{score:.3f}</td><td>{area}</td></tr>"

@@ -41,16 +41,35 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
     h, w = size
     dense = np.empty((len(rles), h, w), dtype=bool)
     for mask, one in zip(dense, rles, strict=True):
-        runs = run_lengths(one)
-        mask[...] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
+        mask[...] = decode_part(one, (0, 0, w, h))
     return dense
 
 
+def decode_part(one: Rle, box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask within `box` (x0 y0 x1 y1, inside the image), without making the rest; `ValueError` as `decode`."""
+    x0, y0, x1, y1 = box
+    h = one["size"][0]
+    ends = np.clip(np.cumsum(run_lengths(one)), x0 * h, x1 * h)
+    runs = np.diff(ends, prepend=x0 * h)
+    columns: np.ndarray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(x1 - x0, h)
+    return columns.T[y0:y1]
+
+
+def topmost(rles: Sequence[Rle], scores: Float[np.ndarray, "n"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """Which of `rles` is on top where, counted from 1, 0 for none (int32).
+
+    The largest lie lowest, of equally large ones that of the lowest score; one is decoded at a time, in its box.
+    """
+    canvas, corners = np.zeros(size, np.int32), boxes(rles).astype(int).tolist()
+    for row in np.lexsort((scores, -areas(rles))).tolist():
+        x0, y0, x1, y1 = corners[row]
+        canvas[y0:y1, x0:x1][decode_part(rles[row], (x0, y0, x1, y1))] = row + 1
+    return canvas
+
+
 def areas(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:
-    """Pixels in each mask."""
-    if not rles:
-        return np.zeros(0, dtype=np.int64)
-    return np.asarray(coco_mask.area([cast(Any, rle) for rle in rles])).astype(np.int64).reshape(-1)
+    """Pixels in each mask. One at a time: pycocotools 2.0.11 refuses more than 255 at once."""
+    return np.asarray([coco_mask.area(cast(Any, rle)) for rle in rles], dtype=np.int64)
 
 
 def boxes(rles: Sequence[Rle]) -> Float[np.ndarray, "n 4"]:
