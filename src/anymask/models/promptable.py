@@ -32,7 +32,7 @@ class PromptTensors:
     point_coords: Float[Tensor, "n p 2"]
     point_labels: Int[Tensor, "n p"]
     boxes: Float[Tensor, "n 4"] | None = None
-    masks: Float[Tensor, "n s s"] | None = None  # low-resolution logits in the model's frame
+    masks: Float[Tensor, "n lh lw"] | None = None  # low-resolution logits in the model's frame
 
     def __len__(self) -> int:
         return len(self.point_coords)
@@ -43,8 +43,8 @@ class PromptableModel(ABC):
 
     family: ClassVar[str]
     capabilities: Capabilities
-    mask_side: int = 256  # of mask prompts, and of the logits that come back
-    input_side: int = 1024
+    mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
+    input_size: Size = (1024, 1024)
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
@@ -60,16 +60,27 @@ class PromptableModel(ABC):
     def parts(self) -> Mapping[str, nn.Module]:
         """`encoder`, `prompt_encoder` and `decoder`: what can be trained apart."""
 
+    def set_input_size(self, size: Size) -> None:
+        """Fits the network to another input, for all images from now on; what is resampled for it stays so.
+
+        Raises ValueError for a size, or a family, that cannot be.
+        """
+        raise ValueError(f"{self.name} has one input size alone: image_size is for sam, mobile, sam2 and pocket")
+
+    def set_window_size(self, cells: int) -> None:
+        """Other windows of the encoder's attention, in cells. Raises ValueError."""
+        raise ValueError(f"{self.name} has windows of its own: window_size is for sam")
+
     @abstractmethod
     def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
         """How an image (or a crop of it) lies in the input."""
 
     @abstractmethod
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """The normalised input, float32, on the CPU."""
 
     @abstractmethod
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """The encoder's features by name; each tensor begins with the axis of the images. Differentiable."""
 
     @abstractmethod
@@ -79,7 +90,7 @@ class PromptableModel(ABC):
         image_rows: Int[Tensor, "n"],
         prompts: PromptTensors,
         multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
 
     @abstractmethod
@@ -113,7 +124,7 @@ class PromptableModel(ABC):
             return _Answer(rows, *self._answer(stacked, image_rows, tensors, flat[rows[0]], multimask_output))
 
         answers = [one for group in alike(flat) for one in in_chunks(run, group, CHUNK, self.device)]
-        return _in_order(answers, [len(some) for some in prompts], self.mask_side)
+        return _in_order(answers, [len(some) for some in prompts], self.mask_size)
 
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Raises ValueError: the family knows no text."""
@@ -134,7 +145,7 @@ class PromptableModel(ABC):
         if prompts[0].mask_input is not None:
             pairs = zip(frames, prompts, strict=True)
             masks = np.stack(
-                [mask_logits(p.mask_input, f, self.mask_side) for f, p in pairs if p.mask_input is not None]
+                [mask_logits(p.mask_input, f, self.mask_size) for f, p in pairs if p.mask_input is not None]
             )
         return PromptTensors(
             self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
@@ -188,15 +199,24 @@ def is_lone_click(prompt: Prompt) -> bool:
     return len(prompt.point_coords) == 1 and prompt.box_coords is None and prompt.mask_input is None
 
 
-def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_LOGIT) -> Float[np.ndarray, "s s"]:
+def mask_logits(mask: np.ndarray, frame: Frame, size: Size, logit: float = MASK_LOGIT) -> Float[np.ndarray, "lh lw"]:
     """A bool mask of the original image as logits in the frame; logits of an earlier result as they are."""
     if mask.dtype != bool:
-        return np.asarray(resize.cover_logits(mask, side), np.float32)
+        return np.asarray(resize.cover_logits(mask, size), np.float32)
     x0, y0, x1, y1 = frame.crop_box
-    h, w = (max(1, round(side * c / i)) for c, i in zip(frame.content_size, frame.input_size, strict=True))
-    logits = np.full((side, side), -logit, np.float32)
+    sides = zip(size, frame.content_size, frame.input_size, strict=True)
+    h, w = (max(1, round(side * c / i)) for side, c, i in sides)
+    logits = np.full(size, -logit, np.float32)
     logits[:h, :w] = (resize.cover(mask[y0:y1, x0:x1], (h, w)) - 0.5) * 2 * logit
     return logits
+
+
+def as_in_square(coords: Float[Tensor, "*n 2"], size: Size) -> Float[Tensor, "*n 2"]:
+    """Coordinates in an input of `size` for a prompt encoder that adds half a pixel and divides both by the height."""
+    h, w = size
+    if h == w:
+        return coords
+    return torch.stack([(coords[..., 0] + 0.5) * (h / w) - 0.5, coords[..., 1]], dim=-1)
 
 
 def in_one_batch(features: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -214,10 +234,10 @@ class _Answer(NamedTuple):
     predicted_iou: Tensor
 
 
-def _in_order(answers: Sequence[_Answer], counts: Sequence[int], side: int) -> list[Decoded]:
+def _in_order(answers: Sequence[_Answer], counts: Sequence[int], size: Size) -> list[Decoded]:
     """The answers, made in groups, in the order of the prompts, and apart for each image."""
     if not answers:
-        return [Decoded(torch.zeros(0, 1, side, side), torch.zeros(0, 1)) for _ in counts]
+        return [Decoded(torch.zeros(0, 1, *size), torch.zeros(0, 1)) for _ in counts]
     order = torch.tensor([row for answer in answers for row in answer.rows]).argsort()
     logits = torch.cat([answer.logits for answer in answers])[order].split(list(counts))
     iou = torch.cat([answer.predicted_iou for answer in answers])[order].split(list(counts))
