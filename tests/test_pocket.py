@@ -80,17 +80,10 @@ def test_every_kind_of_prompt_changes_the_mask(model: PocketModel) -> None:
 
 def test_a_lone_click_gets_the_best_candidate_and_other_prompts_the_single_mask(model: PocketModel) -> None:
     features = model.encode([picture()])
-    every = model.network.decode(
-        _features(model), torch.tensor([0]), model._tensors([(features[0].frame, Prompt.point(9, 9))])
-    )
+    rows, clicked = torch.tensor([0]), model.tensors([features[0].frame], [Prompt.point(9, 9)])
+    every = model._decode(features[0].tensors, rows, clicked)
     chosen = model.decode(features, [[Prompt.point(9, 9)]])[0]
     assert chosen.predicted_iou.item() == pytest.approx(every.predicted_iou.max().item(), abs=1e-5)
-
-
-def _features(model: PocketModel):  # type: ignore[no-untyped-def]
-    from anymask.models.pocket import _stack
-
-    return _stack(model.encode([picture()]))
 
 
 def test_clicks_at_once_equal_clicks_one_by_one(model: PocketModel) -> None:
@@ -205,7 +198,7 @@ def test_another_input_size_equals_a_network_built_for_it() -> None:
         models.append(PocketModel(network.eval(), lambda: (TextTower(TINY_TEXT), read_tokenizer(TINY_TEXT))))
     first, second = (m.decode(m.encode([picture()]), [[Prompt.point(30, 30)]])[0].logits for m in models)
     assert first.shape[-1] == 24 and torch.equal(first, second)
-    with pytest.raises(ValueError, match="must be a multiple of 32 from 64 on, got 100"):
+    with pytest.raises(ValueError, match="must be in multiples of 32 from 64 to 4096 pixels, got 100: nearest is 96"):
         changed.set_image_size(100)
 
 
