@@ -18,6 +18,7 @@ from anymask.cli.commands import (
     WRONG_USE,
     Command,
     add_dtype_flag,
+    add_size_flags,
     one_line,
     say,
     show_json,
@@ -53,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-m", "--model", default="pocket", help=model_help)
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add_dtype_flag(how)
+    add_size_flags(how)
     how.add_argument("--multimask", action="store_true", help="three masks an object instead of the best one")
     how.add_argument("--zoom", action="store_true", help="look again, closer, around each object: for small ones")
     how.add_argument("--semantic", action="store_true", help="for a text one mask of everything, not one an instance")
@@ -164,7 +166,7 @@ def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":
     from anymask.segmentation import check_understood, check_wanted
 
     check_wanted([prompt for prompt in prompts if prompt.is_spatial], multimask=args.multimask, zoom=args.zoom)
-    model = load(args.model, args.device, args.dtype)
+    model = load(args.model, args.device, args.dtype, image_size=args.image_size, window_size=args.window_size)
     check_understood(model, prompts)
     return model
 

@@ -12,7 +12,7 @@ SMALLEST, LARGEST = 64, 4096  # pixels
 
 def read_size(given: int | str | Sequence[int]) -> Size:
     """(h, w) of a side (512 or "512"), of "768x1024" (height x width) or of (768, 1024). Raises ValueError."""
-    parts = str(given).lower().split("x") if isinstance(given, int | str) else [str(side) for side in given]
+    parts = [str(side) for side in given] if isinstance(given, list | tuple) else str(given).lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
         raise ValueError(f"image_size must be a side or height x width, as 512 or 768x1024, got {given!r}")
     return int(parts[0]), int(parts[-1])

@@ -40,7 +40,8 @@ def save_pocket(path: Path, network: PocketNetwork, tower: TextTower, made_by: M
 def read_network(path: Path) -> PocketNetwork:
     """The network in float32, ready for use; the text tower of the file is left alone."""
     with _reading(path), safe_open(path, framework="pt") as file:
-        network = PocketNetwork(PocketConfig(**json.loads(file.metadata()["network"])))
+        sizes: dict[str, Any] = json.loads(file.metadata()["network"])
+        network = PocketNetwork(PocketConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}))
         counters = {name: value for name, value in network.state_dict().items() if name.endswith(UNSAVED)}
         network.load_state_dict({**_part(file, "network."), **counters})
     return network.eval().requires_grad_(False)

@@ -72,11 +72,11 @@ class PromptableModel(ABC):
 
         Raises ValueError for a size, or a family, that cannot be.
         """
-        raise ValueError(f"{self.name} has one input size alone: image_size is for sam, mobile, sam2 and pocket")
+        raise ValueError(f"image_size is for sam, mobile, sam2 and pocket: {self.name} has one input size alone")
 
     def set_window_size(self, cells: int) -> None:
         """Other windows of the encoder's attention, in cells. Raises ValueError."""
-        raise ValueError(f"{self.name} has windows of its own: window_size is for sam")
+        raise ValueError(f"window_size is for sam: the windows of {self.name} cannot be changed")
 
     @abstractmethod
     def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:

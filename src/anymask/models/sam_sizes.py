@@ -54,7 +54,7 @@ def resampled_places(position: Float[Tensor, "1 gh gw c"], grid: Size) -> Float[
     return functional.interpolate(channels_first, grid, mode="bicubic").permute(0, 2, 3, 1).to(position.dtype)
 
 
-def resampled_table(table: Float[Tensor, "n c"], cells: int) -> Float[Tensor, "2*cells-1 c"]:
+def resampled_table(table: Float[Tensor, "n c"], cells: int) -> Float[Tensor, "m c"]:
     """A table of relative positions along a side, for a side of `cells`."""
     if len(table) == 2 * cells - 1:
         return table
