@@ -34,13 +34,13 @@ def shown(size: Size) -> str:
     return str(h) if h == w else f"{h}x{w}"
 
 
-def as_written(size: Size) -> int | list[int]:
-    """As config.json has it: one number for a square, which is all that transformers knows, else [h, w]."""
-    return size[0] if size[0] == size[1] else list(size)
+def as_written(size: Size) -> int | Size:
+    """As a config has it: one number for a square, which is all that transformers knows, else (h, w)."""
+    return size[0] if size[0] == size[1] else size
 
 
 def as_size(written: int | Sequence[int]) -> Size:
-    """(h, w) of what config.json has."""
+    """(h, w) of what a config, or its file, has."""
     return (written, written) if isinstance(written, int) else (written[0], written[1])
 
 

@@ -19,8 +19,8 @@ from anymask.models.checkpoints import check_file, first, metadata_of, read_conf
 from anymask.models.devices import pick_device, pick_dtype
 from anymask.models.image_sizes import read_size
 from anymask.models.pocket import PocketModel
-from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError, Model
+from anymask.types import Size
 
 __all__ = ["CATALOGUE", "CheckpointError", "Entry", "check", "load", "pick_device", "recognise"]
 
@@ -60,10 +60,8 @@ def load(
     path = sources.weights_at(found.path)
     name = _own_name(found.path, path) if found.given else str(model)
     own = (_from_folder if path.is_dir() else _from_file)(path, chosen, number, name)
-    if size is not None:
-        own.set_input_size(size)
-    if window_size is not None:
-        own.set_window_size(window_size)
+    if size is not None or window_size is not None:
+        _fit(own, size, window_size)
     return own
 
 
@@ -92,20 +90,27 @@ def _own_name(given: Path, path: Path) -> str:
     return path.stem if folder is None else folder.resolve().name
 
 
-def _from_folder(path: Path, device: str, dtype: torch.dtype, name: str) -> PromptableModel:
+def _fit(model: Any, size: Size | None, window_size: int | None) -> None:
+    if size is not None:
+        model.set_input_size(size)
+    if window_size is not None:
+        model.set_window_size(window_size)
+
+
+def _from_folder(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
     family = MODEL_TYPES[read_config(path, MODEL_TYPES)["model_type"]]
-    model: PromptableModel = _family(family).from_folder(path, device, dtype, name)
+    model: Model = _family(family).from_folder(path, device, dtype, name)
     return model
 
 
-def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> PromptableModel:
+def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
     if _is_pocket(path):
         if dtype != torch.float32:
             _log.warning("pocket computes in float32, not %s", str(dtype).removeprefix("torch."))
         return PocketModel.read(path, device, name)
     state = read_state(path)
     family, kind = recognise({key: value.shape for key, value in state.items()}, path)
-    model: PromptableModel = _family(family).from_original(state, kind, path, device, dtype, name)
+    model: Model = _family(family).from_original(state, kind, path, device, dtype, name)
     return model
 
 

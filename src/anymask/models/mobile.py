@@ -20,7 +20,7 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionEncoderOutput,
 from anymask.models import sam
 from anymask.models.capabilities import MOBILE
 from anymask.models.checkpoints import building, read_config, read_folder, write_folder
-from anymask.models.image_sizes import as_size
+from anymask.models.image_sizes import as_size, as_written
 from anymask.models.mobile_keys import HQ_KIND, MODEL_TYPES, renamed
 from anymask.models.promptable import PromptableModel
 from anymask.models.sam import Sam, fill
@@ -119,7 +119,7 @@ class MobileSam(Sam):
     def _fit_encoder(self, size: Size) -> None:
         """TinyViT has no places to resample: it knows them from its convolutions, and within windows."""
         encoder = self.network.vision_encoder
-        encoder.config = replace(encoder.config, image_size=size[0] if size[0] == size[1] else size)
+        encoder.config = replace(encoder.config, image_size=as_written(size))
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anymask.models.efficientnet import EfficientNetLite
-from anymask.models.image_sizes import as_size, check_size
+from anymask.models.image_sizes import as_size, as_written, check_size
 from anymask.models.two_way import ChannelNorm, FeedForward, PromptEncoder, TwoWayTransformer
 from anymask.types import Size
 
@@ -109,7 +109,7 @@ class PocketNetwork(nn.Module):
     def set_image_size(self, size: int | Size) -> None:
         """Another input size (multiples of 32) for the same weights: all that depends on it are coordinates."""
         check_size(as_size(size), COARSEST, "pocket")
-        config = replace(self.config, image_size=size)
+        config = replace(self.config, image_size=as_written(as_size(size)))
         self.config = self.decoder.config = self.decoder.drawing.config = config
 
     def encode(self, pixels: Float[Tensor, "b 3 ih iw"]) -> PocketFeatures:

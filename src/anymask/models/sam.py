@@ -28,12 +28,13 @@ from anymask.models.checkpoints import (
     read_folder,
     write_folder,
 )
+from anymask.models.decode import PromptTensors, SharedStage, Stage
 from anymask.models.image_sizes import as_size, check_size
-from anymask.models.promptable import PromptableModel, PromptTensors, as_in_square
+from anymask.models.promptable import PromptableModel, as_in_square
 from anymask.models.protocol import CropBox
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_sizes import fit_encoder, fit_heads, fit_windows
-from anymask.types import Frame, Image, Size
+from anymask.types import Features, Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -91,7 +92,7 @@ class Sam(PromptableModel):
 
     def set_window_size(self, cells: int) -> None:
         """Windows of `cells` x `cells`, from 2 to the longer side of the input's cells (14 as trained)."""
-        most = max(self.network.prompt_encoder.image_embedding_size)
+        most = max(self._grid)
         if not 2 <= cells <= most:
             h, w = self.input_size
             raise ValueError(
@@ -135,8 +136,7 @@ class Sam(PromptableModel):
         """
         sparse, dense = self._embed_prompts(prompts)
         image = features["image_embedding"][image_rows]
-        grid = self.network.prompt_encoder.image_embedding_size
-        position = image_position(self.network.shared_image_embedding, grid).to(self.dtype)
+        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
         decoder = self.network.mask_decoder
         if self._is_hq:
             used, back = image_rows.unique(return_inverse=True)
@@ -151,6 +151,17 @@ class Sam(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
+    def stage(self, features: Features) -> Stage:
+        """Without copies of the image for SAM in float32; HQ-SAM's token reads maps that only whole masks have."""
+        whole = self._whole_stage(features)
+        if self._is_hq or self.dtype != torch.float32:
+            return whole
+        decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
+        image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        position = image_position(self.network.shared_image_embedding, self._grid)[0]
+        return SharedStage(decoder, own, 0, image, position, self._sparse, whole)
+
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors."""
         self.network.config.architectures = [type(self.network).__name__]
@@ -161,8 +172,14 @@ class Sam(PromptableModel):
         patch: int = self.network.config.prompt_encoder_config.patch_size
         return patch
 
+    @property
+    def _grid(self) -> Size:
+        """Cells of the image embedding."""
+        grid: Size = self.network.prompt_encoder.image_embedding_size
+        return grid
+
     def _measure(self) -> None:
-        h, w = self.network.prompt_encoder.image_embedding_size
+        h, w = self._grid
         self.input_size, self.mask_size = (h * self._patch, w * self._patch), (4 * h, 4 * w)
 
     def _fit_encoder(self, size: Size) -> None:
@@ -171,6 +188,10 @@ class Sam(PromptableModel):
     @property
     def _is_hq(self) -> bool:
         return isinstance(self.network.mask_decoder, SamHQMaskDecoder)
+
+    def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
+        sparse, dense = self._embed_prompts(prompts)
+        return dense.new_zeros(len(prompts), 0, dense.shape[1]) if sparse is None else sparse[:, 0]
 
     def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
         """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""
