@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anymask.cli.commands import Command
-from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, run_photos
+from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 from anymask.cli.prompts import NOTES, add_prompt_flags, exemplar_files, numbered, read_names, read_objects
 
 if TYPE_CHECKING:
@@ -56,11 +56,10 @@ def _work(args: argparse.Namespace, objects: "dict[int, Prompt]", names: "Sequen
 
 def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":
     """The model, if it understands the prompts."""
-    from anymask.models.load import load
     from anymask.segmentation import check_understood, check_wanted
 
     check_wanted([prompt for prompt in prompts if prompt.is_spatial], multimask=args.multimask, zoom=args.zoom)
-    model = load(args.model, args.device, args.dtype)
+    model = load_model(args)
     check_understood(model, prompts)
     return model
 
