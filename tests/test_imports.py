@@ -15,6 +15,7 @@ ROWS = (
     ("types",),
     ("data",),
     ("models",),
+    ("tiling",),
     ("prompting", "automatic"),
     ("grounding",),
     ("segmentation",),
