@@ -6,8 +6,8 @@ is compared with what another says in the part that both see, because there they
 - a whole mask and a cut one that agree are one object, and the whole one is its mask;
 - whole masks that agree are one object seen twice, and the surer one stays;
 - cut masks that agree are one object, and their union is its mask, over as many tiles as it takes;
-- a cut mask with nothing that agrees stays cut. It is dropped where a whole one covers it, and kept where nothing else
-  tells of it.
+- a cut mask with nothing that agrees stays cut. It is dropped where a whole one covers it, or where another tile sees
+  all of it and beyond its cut, and says otherwise; it is kept where no tile knows better.
 
 Nothing is joined because it is near or touches, and never two masks that one tile holds apart while they touch. A view
 of the whole image is one more tile, but a coarse one: it is what large objects come from whose pieces did not come
@@ -29,11 +29,12 @@ from jaxtyping import Bool, Float
 from anymask.models.protocol import CropBox
 from anymask.ops import rle
 from anymask.ops.rle import Rle
-from anymask.types import Masks, Size
+from anymask.types import Box, Masks, Size
 
 SMALLEST = 64  # side of a tile
 AGREES = 0.6  # IoU of two views of one object, in what both tiles see
 AGREES_COARSELY = 0.5  # the same for a view of the whole image, which has fewer pixels for it
+ROOM = 0.1  # share of a box's longer side that a tile must leave around it
 COVERED = 0.8  # share of a cut mask that a whole one covers to make it useless
 TIE = 0.05  # IoUs that differ by less say nothing about which of two candidates is meant
 PIECE = 0.1  # share of a mask, in what both tiles see, from which a piece of it counts
@@ -52,6 +53,23 @@ def tiles(size: Size, tile: int, overlap: int) -> list[CropBox]:
     h, w = size
     rows, columns = _starts(h, tile, overlap), _starts(w, tile, overlap)
     return [(x, y, min(x + tile, w), min(y + tile, h)) for y in rows for x in columns]
+
+
+def around(box: Box, size: Size, tile: int, overlap: int) -> CropBox:
+    """Where to look at a box of an image of `size`: in the tile that holds it whole with the most room around it.
+
+    Where none leaves a tenth of its longer side, a square of a tile's size with the box in its middle; the whole image
+    for a box larger than a tile. Depends on nothing but the box, and boxes in one tile share what is computed of it.
+    """
+    h, w = size
+    x0, y0, x1, y1 = max(0.0, box[0]), max(0.0, box[1]), min(float(w), box[2]), min(float(h), box[3])
+    if max(x1 - x0, y1 - y0) > tile:
+        return 0, 0, w, h
+    best = max(tiles(size, tile, overlap), key=lambda crop: _room((x0, y0, x1, y1), crop, size))
+    if _room((x0, y0, x1, y1), best, size) >= ROOM * max(x1 - x0, y1 - y0):
+        return best
+    left, top = (min(max(0, int((a + b - tile) / 2)), max(0, side - tile)) for a, b, side in ((x0, x1, w), (y0, y1, h)))
+    return left, top, min(left + tile, w), min(top + tile, h)
 
 
 def lift(masks: Masks, crop: CropBox, size: Size) -> Masks:
@@ -75,7 +93,9 @@ def join(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks:
     whole = (0, 0, size[1], size[0])
     coarse = [view for view in views if view.crop == whole]
     groups = _groups([view for view in views if view.crop != whole], size)
-    found = sorted(_settled(groups, coarse, size), key=lambda one: min(view.row for view in one.seen))
+    crops = [crop for crop, _ in parts if crop != whole]
+    known = [group for group in groups if group.is_whole or not any(group.is_inside(crop) for crop in crops)]
+    found = sorted(_settled(known, coarse, size), key=lambda one: min(view.row for view in one.seen))
     surest = [max(one.views, key=lambda view: view.score).row for one in found]
     return replace(
         rows[surest],
@@ -125,7 +145,13 @@ class _Group:
     def is_whole(self) -> bool:
         return self.best is not None or not self.loose
 
+    def is_inside(self, crop: CropBox) -> bool:
+        """Whether a tile sees all of it and what follows where it is cut."""
+        beyond = {(view.row, side) for view in self.views for side in _beyond(view.crop, crop)}
+        return self.loose <= beyond and all(_common(view.box, crop) == view.box for view in self.views)
+
     def mask(self, size: Size) -> Rle:
+        """That of the best view, or of all together."""
         return self.best.mask if self.best else rle.merge([view.mask for view in self.views], size)
 
 
@@ -168,6 +194,13 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
     return [i * (length - tile) // (count - 1) for i in range(count)]
+
+
+def _room(box: Box, crop: CropBox, size: Size) -> float:
+    """The narrowest stretch from a box to a border of the crop that is not the image's; negative where it is beyond."""
+    whole, signs = (0, 0, size[1], size[0]), (1, 1, -1, -1)
+    inner = [side for side in range(4) if crop[side] != whole[side]]
+    return min((signs[side] * (box[side] - crop[side]) for side in inner), default=float("inf"))
 
 
 def _views(rows: Masks, crops: Sequence[CropBox]) -> list[_View]:

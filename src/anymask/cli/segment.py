@@ -56,6 +56,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--multimask", action="store_true", help="three masks an object instead of the best one")
     how.add_argument("--zoom", action="store_true", help="look again, closer, around each object: for small ones")
     how.add_argument("--semantic", action="store_true", help="for a text one mask of everything, not one an instance")
+    tile_help = "look at a big image in squares of this side, one after another: for texts and boxes"
+    how.add_argument("--tile", type=int, metavar="N", help=tile_help)
+    how.add_argument(
+        "--overlap", type=int, metavar="N", help="by how much tiles overlap (default: an eighth of --tile)"
+    )
     how.add_argument("--limit", type=int, metavar="N", help="draw N of the photos, each folder keeping its share")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default: 0)")
     out = parser.add_argument_group("results")
@@ -161,9 +166,10 @@ def _check_writable(folder: Path) -> None:
 def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":
     """The model, if it understands the prompts."""
     from anymask.models.load import load
-    from anymask.segmentation import check_understood, check_wanted
+    from anymask.segmentation import check_tiles, check_understood, check_wanted
 
     check_wanted([prompt for prompt in prompts if prompt.is_spatial], multimask=args.multimask, zoom=args.zoom)
+    check_tiles(prompts, args.tile, args.overlap, zoom=args.zoom)
     model = load(args.model, args.device, args.dtype)
     check_understood(model, prompts)
     return model
@@ -193,7 +199,16 @@ def _segment(job: _Job, image: "Image") -> "Masks":
     from anymask.segmentation import segment
 
     args, prompts = job.args, [*job.objects.values(), *job.names]
-    masks = segment(image, prompts, model=job.model, multimask=args.multimask, zoom=args.zoom, semantic=args.semantic)
+    masks = segment(
+        image,
+        prompts,
+        model=job.model,
+        multimask=args.multimask,
+        zoom=args.zoom,
+        semantic=args.semantic,
+        tile=args.tile,
+        overlap=args.overlap,
+    )
     return numbered(masks, tuple(job.objects)).compact()
 
 
@@ -270,6 +285,7 @@ SEGMENT = Command(
         "anymask segment photo.jpg --box 40,30,600,410 --box 5,5,90,80 --json",
         'anymask segment "photos/*.jpg" other.png --text cat --text "coffee cup" -o out/ --format coco --format png',
         "anymask segment photo.jpg --mask rough.png --point 100,80 --multimask -o out/",
+        "anymask segment big.tif --text coin --tile 1024 --overlap 128 -o out/",
         'anymask segment photo.jpg --text "red car" --exemplar 10,10,80,60 --not-exemplar 90,10,140,60'
         " --model sam3.pt -o out/",
     ),
