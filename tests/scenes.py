@@ -1,11 +1,15 @@
-"""Random scenes whose objects are known, and what a perfect segmenter would say of each tile of them."""
+"""Random scenes whose objects are known, what a perfect segmenter would say of each tile of them, and such a model."""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 
+from anymask.models.protocol import Capabilities, Decoded, EncodedText, Grounded
 from anymask.ops import rle
 from anymask.tiling import lift
-from anymask.types import Masks
+from anymask.types import Features, Frame, Image, Masks, Prompt
 
 KINDS = ("rectangle", "ellipse", "ring", "snake", "neighbours", "nested")
 
@@ -42,7 +46,7 @@ def seen(truth: list[np.ndarray], crop, *, in_pieces=False, labels=None, spoil=N
             if one.any():
                 rows.append((one, name))
     if not rows:
-        return Masks.empty(truth[0].shape if truth else (y1, x1))
+        return Masks.empty(truth[0].shape)
     local = Masks.from_dense(np.stack([mask for mask, _ in rows]), labels=[name for _, name in rows])
     return lift(local, crop, truth[0].shape)
 
@@ -51,6 +55,62 @@ def found_as(result: Masks, truth: list[np.ndarray]) -> list[float]:
     """IoU of each true object with its best mask."""
     overlap = rle.iou(rle.encode(np.stack(truth)), result.rles)
     return overlap.max(axis=1, initial=0).tolist()
+
+
+COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
+
+
+class ColourModel:
+    """Knows the colours by their names: each patch of one is an instance, and the one of a box's middle its object.
+
+    `presence` of a colour, where it is not what the pixels say, goes by the width of the picture.
+    """
+
+    name = "colours"
+    capabilities = Capabilities(text=True)
+
+    def __init__(self, presence: dict[int, float] | None = None) -> None:
+        self.presence, self.encoded, self.texts = presence or {}, [], 0
+
+    def encode(self, images: Sequence[Image], crop_boxes: object = None) -> list[Features]:
+        self.encoded += [image.size for image in images]
+        return [Features(self.name, Frame.stretched(one.size, one.size), {"pixels": one.pixels}) for one in images]
+
+    def decode(
+        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
+    ) -> list[Decoded]:
+        rows = []
+        for one, some in zip(features, prompts, strict=True):
+            boxes = [np.asarray(prompt.box_coords) for prompt in some]
+            masks = [self._around(one.tensors["pixels"], int(b[[0, 2]].mean()), int(b[[1, 3]].mean())) for b in boxes]
+            count = 3 if multimask_output else 1
+            logits = torch.stack([_logits(mask) for mask in masks])[:, None].repeat(1, count, 1, 1)
+            rows.append(Decoded(logits, torch.full(logits.shape[:2], 0.9)))
+        return rows
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
+        self.texts += 1
+        return EncodedText(tuple(prompt.name or "" for prompt in prompts), {})
+
+    def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
+        return [self._one(features.tensors["pixels"], name, instances) for name in text.names]
+
+    def _one(self, pixels: np.ndarray, name: str, instances: bool) -> Grounded:
+        union = (pixels == COLOURS[name]).all(-1)
+        rows = [_logits(mask) for mask in pieces_of(union)] if instances else []
+        presence = self.presence.get(pixels.shape[1], float(union.any()))
+        shape = (len(rows), *union.shape)
+        return Grounded(
+            presence, _logits(union), torch.stack(rows) if rows else torch.zeros(shape), torch.ones(len(rows))
+        )
+
+    def _around(self, pixels: np.ndarray, x: int, y: int) -> np.ndarray:
+        same = (pixels == pixels[y, x]).all(-1)
+        return next(piece for piece in pieces_of(same) if piece[y, x])
+
+
+def _logits(mask: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.where(mask, 9.0, -9.0).astype(np.float32))
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
