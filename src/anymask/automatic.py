@@ -277,11 +277,8 @@ def _parts(
         raise ValueError(f"point_grids must be one for the image and one for each of {layers} layers, got {len(own)}")
     crops = grids.crop_boxes(size, layers, settings.crop_overlap_ratio)
     if settings.tile is not None:
-        crops += [
-            (0, crop)
-            for crop in tiles(size, settings.tile, settled_overlap(settings.tile, settings.overlap))
-            if crop != crops[0][1]
-        ]
+        within = tiles(size, settings.tile, settled_overlap(settings.tile, settings.overlap))
+        crops += [(0, crop) for crop in within if crop != crops[0][1]]
     crops.sort(key=lambda pair: (pair[1][2] - pair[1][0]) * (pair[1][3] - pair[1][1]))
     return [_Part(crop, _on_crop(own[layer], crop)) for layer, crop in crops]
 

@@ -27,8 +27,8 @@ MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
 MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
-# From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
-THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.5, stability=0.6)
+# Names by the ROC of presence (docs/pocket.md), the rest by grids of clicks (docs/everything.md).
+THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.4, stability=0.5, points_per_side=16)
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
