@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anymask.cli.commands import Command
-from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, run_photos
+from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 
 if TYPE_CHECKING:
     from anymask.automatic import AutomaticSettings, Step
@@ -54,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
     from anymask.automatic import collect, everything_steps
-    from anymask.models.load import load
     from anymask.segmentation import check_understood
     from anymask.types import Prompt
 
-    model = load(args.model, args.device, args.dtype)
+    model = load_model(args)
     check_understood(model, [Prompt.point(0, 0)])
 
     def find(image: "Image", advance: Advance) -> "Masks":
@@ -66,6 +65,7 @@ def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
 
     def record(photo: Path) -> dict[str, Any]:
         made_with = {"photo_bytes": photo.stat().st_size, "model": args.model, "dtype": args.dtype}
+        made_with |= {"image_size": args.image_size, "window_size": args.window_size}
         return {**made_with, **asdict(settings)}
 
     def earlier(photo: Path, paths: Mapping[str, Path]) -> "Masks | None":

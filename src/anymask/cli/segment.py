@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anymask.cli.commands import Command
-from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, run_photos
+from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 from anymask.cli.prompts import NOTES, add_prompt_flags, exemplar_files, numbered, read_names, read_objects
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--multimask", action="store_true", help="three masks an object instead of the best one")
     how.add_argument("--zoom", action="store_true", help="look again, closer, around each object: for small ones")
     how.add_argument("--semantic", action="store_true", help="for a text one mask of everything, not one an instance")
+    tile_help = "look at a big image in squares of this side, one after another: for texts and boxes"
+    how.add_argument("--tile", type=int, metavar="N", help=tile_help)
+    how.add_argument(
+        "--overlap", type=int, metavar="N", help="by how much tiles overlap (default: an eighth of --tile)"
+    )
     add_result_flags(parser, DEFAULT_FORMATS)
 
 
@@ -48,7 +53,16 @@ def _work(args: argparse.Namespace, objects: "dict[int, Prompt]", names: "Sequen
     model = _load(args, prompts)
 
     def find(image: "Image", _: Advance) -> "Masks":
-        masks = segment(image, prompts, model=model, multimask=args.multimask, zoom=args.zoom, semantic=args.semantic)
+        masks = segment(
+            image,
+            prompts,
+            model=model,
+            multimask=args.multimask,
+            zoom=args.zoom,
+            semantic=args.semantic,
+            tile=args.tile,
+            overlap=args.overlap,
+        )
         return numbered(masks, tuple(objects)).compact()
 
     return Work(find, lambda masks: masks.to_coco(), categories=args.text, prompts=list(objects.values()))
@@ -56,11 +70,11 @@ def _work(args: argparse.Namespace, objects: "dict[int, Prompt]", names: "Sequen
 
 def _load(args: argparse.Namespace, prompts: "Sequence[Prompt]") -> "Model":
     """The model, if it understands the prompts."""
-    from anymask.models.load import load
-    from anymask.segmentation import check_understood, check_wanted
+    from anymask.segmentation import check_tiles, check_understood, check_wanted
 
     check_wanted([prompt for prompt in prompts if prompt.is_spatial], multimask=args.multimask, zoom=args.zoom)
-    model = load(args.model, args.device, args.dtype)
+    check_tiles(prompts, args.tile, args.overlap, zoom=args.zoom)
+    model = load_model(args)
     check_understood(model, prompts)
     return model
 
@@ -72,6 +86,7 @@ SEGMENT = Command(
         "anymask segment photo.jpg --box 40,30,600,410 --box 5,5,90,80 --json",
         'anymask segment "photos/*.jpg" other.png --text cat --text "coffee cup" -o out/ --format coco --format png',
         "anymask segment photo.jpg --mask rough.png --point 100,80 --multimask -o out/",
+        "anymask segment big.tif --text coin --tile 1024 --overlap 128 -o out/",
         'anymask segment photo.jpg --text "red car" --exemplar 10,10,80,60 --not-exemplar 90,10,140,60'
         " --model sam3.pt -o out/",
     ),
