@@ -1,4 +1,4 @@
-"""Everything in a photo: every mask that a grid of clicks finds, saved as COCO, label map, overlay and contact sheet.
+"""Everything in a photo: every mask that a grid of clicks finds, as they come, and as the records of SAM.
 
 Run it with a folder for the results (out/ without one).
 """
@@ -9,20 +9,23 @@ from pathlib import Path
 from skimage import data
 
 import anymask
+from anymask.automatic import AutomaticSettings, collect, everything_steps, to_records
 
 
 def main(folder: Path) -> None:
-    """All masks of a photo, those of one kind, and the records of SamAutomaticMaskGenerator."""
+    """`anymask.everything(image)` is the same in one call; here its steps are followed, and could be stopped."""
     image = anymask.read_image(data.coffee())
-    masks = anymask.everything(image, model="pocket", points_per_side=8)
-    print(f"{len(masks)} masks, of {masks.areas.min(initial=image.pixels.size)} pixels and more")
+    steps = []
+    for step in everything_steps(image, anymask.load("pocket"), AutomaticSettings(points_per_side=8)):
+        print(f"{step.done} of {step.total} clicks")
+        steps.append(step)
+    masks = collect(iter(steps), image.size)
 
-    sure = masks[masks.scores > 0.6]
+    sure = masks[masks.scores > 0.5]
     for path in anymask.save(sure, image, folder, "coffee", ["coco", "labelmap", "overlay", "sheet"]):
         print(path)
-
-    records = anymask.everything(image, points_per_side=4, output_mode="coco_rle")
-    print(sorted(records[0]) if records else "no records")
+    for record in to_records(sure[:3], "coco_rle"):
+        print(record["bbox"], record["area"], record["predicted_iou"])
 
 
 if __name__ == "__main__":

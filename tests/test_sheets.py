@@ -74,13 +74,15 @@ def test_what_is_not_shown_is_said(monkeypatch):
     assert sheets._summary(0, 0) == "no masks"
 
 
-def test_a_long_label_is_cut():
+def test_long_names_are_cut():
     image, masks = two_objects()
     labelled = draw_sheet(image, Masks.from_dense(masks.masks, labels=["cat", "a very long name of something " * 3]))
     right = sheets._MARGIN + sheets._SIDE
     gap = labelled.pixels[sheets._MARGIN + sheets._HEADER :, right + 1 : right + sheets._GAP]
     assert (gap == sheets._PAPER).all()
     assert (labelled.pixels != draw_sheet(image, masks).pixels).any()
+    named = draw_sheet(Image(image.pixels, "photo-" * 30), masks)
+    assert (named.pixels[:, -sheets._MARGIN :] == sheets._PAPER).all()
 
 
 @given(results())

@@ -36,7 +36,7 @@ def draw_sheet(image: Image, masks: Masks) -> Image:
     sheet = _Sheet.of(len(shown))
     canvas = PillowImage.new("RGB", (sheet.width, sheet.height), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    _write_header(pen, image.name, len(there), len(shown))
+    _write_header(pen, _cut(pen, image.name, 19, sheet.width - 2 * _MARGIN), len(there), len(shown))
     boxes, areas = shown.boxes.astype(int).tolist(), shown.areas.tolist()
     for i, one in enumerate(shown.rles):
         x, y = sheet.corner(i)
@@ -124,7 +124,14 @@ def _write_caption(
     pen.ellipse((x, y + 9, x + 7, y + 16), fill=tuple(shade.tolist()))
     pen.text((x + 12, y + 12.5), str(one.ids[0]), font=font(13), fill=_INK, anchor="lm")
     pen.text((x + _SIDE, y + 12.5), f"{one.scores[0]:.2f}", font=font(12), fill=_INK, anchor="rm")
-    words = " ".join([f"{area:,} px", *one.labels[0].split()])
-    while pen.textlength(words, font=font(11)) > _SIDE:
-        words = f"{words.rstrip('.')[:-1]}..."
+    words = _cut(pen, " ".join([f"{area:,} px", *one.labels[0].split()]), 11, _SIDE)
     pen.text((x, y + 28), words, font=font(11), fill=_GREY, anchor="lm")
+
+
+def _cut(pen: ImageDraw.ImageDraw, words: str, points: float, width: int) -> str:
+    """As much of the words as fits in so many pixels."""
+    kept = words
+    while pen.textlength(kept, font=font(points)) > width:
+        words = words[:-1]
+        kept = f"{words}..."
+    return kept
