@@ -94,6 +94,22 @@ def test_a_mask_with_a_point_and_three_candidates(here, capsys):
     assert [mask["id"] for mask in documents(out)[0]["masks"]] == [1, 1, 1]
 
 
+def test_a_big_image_in_tiles(here, capsys):
+    PillowImage.fromarray(np.random.default_rng(1).integers(0, 255, (100, 150, 3), dtype=np.uint8)).save("big.tif")
+    prompts = ["--box", "70,50,90,90", "--box", "2,2,140,90", "--text", "cat"]
+    code, out, err = run(capsys, "big.tif", *prompts, "--tile", "64", "--overlap", "8", "-o", "out/", "--json")
+    assert (code, err) == (0, "")
+    [row] = documents(out)
+    assert row["size"] == [100, 150] and [mask["id"] for mask in row["masks"][:2]] == [1, 2]
+    for mask, (x0, y0, x1, y1) in zip(row["masks"], [(70, 50, 90, 90), (2, 2, 140, 90)], strict=False):
+        x, y, w, h = mask["bbox"]
+        assert mask["area"] == 0 or (x0 <= x and y0 <= y and x + w <= x1 and y + h <= y1)
+    boxes = [(70, 50, 90, 90), (2, 2, 140, 90)]
+    masks = anymask.segment("big.tif", boxes=boxes, text="cat", tile=64, overlap=8)
+    assert row["masks"] == masks.to_coco()
+    assert saved() == ["big.json", "big.overlay.png"]
+
+
 def test_the_answer_is_that_of_the_function(here, capsys):
     _, out, _ = run(capsys, "photo.jpg", "--point", "32,24", "--point", "10,10,0", "--box", "4,3,36,28", "--json")
     masks = anymask.segment("photo.jpg", points=[(32, 24), (10, 10)], point_labels=[1, 0], boxes=[(4, 3, 36, 28)])
@@ -305,6 +321,18 @@ WRONG = {
     "zoom and multimask": (
         ["photo.jpg", "--point", "1,1", "--zoom", "--multimask"],
         "zoom gives one mask an object, multimask several: ask for one of them",
+    ),
+    "an overlap without a tile": (
+        ["photo.jpg", "--text", "cat", "--overlap", "8"],
+        "overlap is that of tiles: give the side of a tile too, got overlap 8 alone",
+    ),
+    "a tile smaller than the overlap": (
+        ["photo.jpg", "--text", "cat", "--tile", "64", "--overlap", "100"],
+        "the overlap must be from 0 to less than the tile of 64 pixels, got 100",
+    ),
+    "a tile for a point": (
+        ["photo.jpg", "--point", "1,1", "--tile", "64"],
+        "tile is for texts and boxes, which say how large a thing is: for a point or a mask use zoom",
     ),
     "zoom on a text": (
         ["photo.jpg", "--text", "cat", "--zoom"],

@@ -24,7 +24,7 @@ from itertools import combinations, product
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from anymask.models.protocol import CropBox
 from anymask.ops import rle
@@ -293,25 +293,14 @@ def _pieces_agree(a: _View, b: _View) -> bool:
 
     A bent object is two objects for the tile that sees its ends, and one for the tile that sees its bend.
     """
-    if not (_connected(a) and _connected(b)):
-        return False
     box = _common(a.crop, b.crop)
-    first, second = rle.decode_part(a.mask, box), rle.decode_part(b.mask, box)
-    for one, other in _touching_pieces(first, second):
-        share = max(one.sum() / first.sum(), other.sum() / second.sum())
-        if share >= PIECE and (one & other).sum() >= AGREES * (one | other).sum():
-            return True
-    return False
-
-
-def _touching_pieces(
-    first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]
-) -> Iterator[tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]:
-    """Every piece of one mask with every piece of the other that it shares pixels with."""
-    ours, theirs = (cv2.connectedComponents(mask.astype(np.uint8))[1] for mask in (first, second))
-    both = first & second
-    for i, j in np.unique(np.stack([ours[both], theirs[both]]), axis=1).T:
-        yield ours == i, theirs == j
+    n, ours = cv2.connectedComponents(rle.decode_part(a.mask, box).astype(np.uint8))
+    m, theirs = cv2.connectedComponents(rle.decode_part(b.mask, box).astype(np.uint8))
+    pixels = np.bincount((ours * m + theirs).ravel(), minlength=n * m).reshape(n, m)  # 0 is the background of each
+    shared, first, second = pixels[1:, 1:], pixels[1:].sum(axis=1, keepdims=True), pixels[:, 1:].sum(axis=0)
+    counts = np.maximum(first / first.sum(), second / second.sum()) >= PIECE
+    agree = counts & (shared >= AGREES * (first + second - shared))
+    return bool(agree.any()) and _connected(a) and _connected(b)
 
 
 def _connected(view: _View) -> bool:
