@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anymask.models.decode import PromptTensors
+from anymask.models.decode import PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
+from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.models.promptable import PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
@@ -27,7 +28,7 @@ MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 # From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
-THRESHOLDS = Thresholds(presence=0.62, pred_iou=0.5, stability=0.6)
+THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.5, stability=0.6)
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
@@ -119,6 +120,13 @@ class PocketModel(PromptableModel):
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
         output = self._decode(features, image_rows, prompts)
         return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Lone clicks share the image but for what is around them."""
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output:
+            return whole
+        return ClickStage(self.network, PocketFeatures(**features.tensors), self._whole, whole)
 
     def save(self, folder: Path) -> None:
         """Writes `pocket.safetensors` with the text tower, which `load` reads from the folder."""

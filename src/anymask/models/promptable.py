@@ -83,9 +83,9 @@ class PromptableModel(ABC):
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
 
-    def stage(self, features: Features) -> Stage:
-        """The decoder made ready for many prompts on one image."""
-        return self._whole_stage(features)
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""
+        return self._whole_stage(features, multimask_output)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -156,14 +156,13 @@ class PromptableModel(ABC):
             self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
         )
 
-    def _whole_stage(self, features: Features) -> WholeStage:
-        """Three candidates of each prompt, masks and all."""
+    def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
 
         def respond(prompts: PromptTensors) -> tuple[Tensor, Tensor]:
             rows = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
-            return self.respond(features.tensors, rows, prompts, True)
+            return self.respond(features.tensors, rows, prompts, multimask_output)
 
-        return WholeStage(respond)
+        return WholeStage(respond, self.chunk)
 
     def _check(self, prompts: Sequence[Prompt]) -> None:
         if any(prompt.is_semantic for prompt in prompts):

@@ -151,10 +151,10 @@ class Sam(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image for SAM in float32; HQ-SAM's token reads maps that only whole masks have."""
-        whole = self._whole_stage(features)
-        if self._is_hq or self.dtype != torch.float32:
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
+        whole = self._whole_stage(features, multimask_output)
+        if self._is_hq or not multimask_output or self.dtype != torch.float32:
             return whole
         decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
         image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]

@@ -124,10 +124,10 @@ class Sam2(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image in float32."""
-        whole = self._whole_stage(features)
-        if self.dtype != torch.float32:
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32."""
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output or self.dtype != torch.float32:
             return whole
         levels = [features.tensors[level] for level in LEVELS]
         position = self.network.get_image_wide_positional_embeddings()

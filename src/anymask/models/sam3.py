@@ -139,11 +139,11 @@ class Sam3(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image in float32. Raises ValueError if the weights have no tracker."""
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32. Raises ValueError if the weights have no tracker."""
         self._check_tracker()
-        whole = self._whole_stage(features)
-        if self.dtype != torch.float32:
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output or self.dtype != torch.float32:
             return whole
         levels = [features.tensors[f"tracker_{i}"] for i in range(LEVELS)]
         position = self.tracker.get_image_wide_positional_embeddings()
