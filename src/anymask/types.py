@@ -280,13 +280,13 @@ class Masks:
 
     @classmethod
     def concat(cls, parts: Sequence["Masks"]) -> "Masks":
-        """The rows of all `parts`, which must be of one size; a column that not all have is left out."""
+        """The rows of all `parts`, which must be of one size; a column that not all rows have is left out."""
         if not parts or len({part.size for part in parts}) != 1:
             raise ValueError(f"concat needs results of one size, got {[part.size for part in parts]}")
         optional: dict[str, np.ndarray] = {}
         for name in _OPTIONAL_COLUMNS:
-            values = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-            if len(values) == len(parts) and len({value.shape[1:] for value in values}) == 1:
+            values = [getattr(part, name) for part in parts if len(part)]
+            if len({None if value is None else value.shape[1:] for value in values}) == 1 and values[0] is not None:
                 optional[name] = np.concatenate(values)
         return cls.from_rles(
             [one for part in parts for one in part.rles],
@@ -370,7 +370,8 @@ class Masks:
         from PIL import Image as PillowImage
 
         buffer = io.BytesIO()
-        PillowImage.fromarray(colours.paint(self.masks)).save(buffer, "PNG")
+        top = rle.topmost(self.rles, self.scores, self.size)
+        PillowImage.fromarray(colours.paint(top, len(self))).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode("ascii")
         rows = "".join(
             f"<tr><td>{i}</td><td>{_escape(label)}</td><td>{score:.3f}</td><td>{area}</td></tr>"

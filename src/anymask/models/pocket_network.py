@@ -49,7 +49,7 @@ class PocketConfig:
 
     @property
     def grid(self) -> Size:
-        """Cells of the stride-16 map."""
+        """(h, w) of the stride-16 map."""
         h, w = self.input_size
         return h // 16, w // 16
 
