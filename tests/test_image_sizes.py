@@ -295,7 +295,7 @@ def code_of_cells(model):
     labels = torch.ones(clicks.shape[:2], dtype=torch.long)
     if isinstance(model, PocketModel):
         encoder = model.network.decoder.prompt_encoder
-        tokens = model.network.decoder._tokens(model._whole(PromptTensors(clicks, labels)))
+        tokens = model.network.decoder.tokens(model._whole(PromptTensors(clicks, labels)))
         tokens = tokens[0, 2 + model.network.config.mask_tokens :]
         return encoder.shared_embedding.grid((h, w)), tokens[: h * w] - encoder.point_embed.weight[1]
     encoder = model.network.prompt_encoder

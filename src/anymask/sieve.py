@@ -87,7 +87,7 @@ class Sieve(ABC):
 
     @abstractmethod
     def _sifted(
-        self, points: Float[np.ndarray, "k 2"], iou: Float[np.ndarray, "k"], logits: Float[Tensor, "k m m"]
+        self, points: Float[np.ndarray, "k 2"], iou: Float[np.ndarray, "k"], logits: Float[Tensor, "k lh lw"]
     ) -> list[Kept]:
         """Those that are stable, whole and not empty."""
 
@@ -107,7 +107,7 @@ class ExactSieve(Sieve):
         found = [self._one(predicted_iou, one, point) for predicted_iou, one, point in rows]
         return [one for one in found if one is not None]
 
-    def _one(self, predicted_iou: float, logits: Float[Tensor, "m m"], point: np.ndarray) -> Kept | None:
+    def _one(self, predicted_iou: float, logits: Float[Tensor, "lh lw"], point: np.ndarray) -> Kept | None:
         full = place_on_crop(logits[None], self.frame)
         stable = float(stability(full, self.limits.stability_offset))
         mask = (full[0] > 0).cpu().numpy()
@@ -201,7 +201,7 @@ class _Grid:
         corners = cells.left * across, cells.top * down, cells.right * across - 1, cells.bottom * down - 1
         return np.asarray(corners, np.float32)
 
-    def window(self, logits: Float[Tensor, "m m"], cells: _Cells) -> Float[Tensor, "lh lw"]:
+    def window(self, logits: Float[Tensor, "m l"], cells: _Cells) -> Float[Tensor, "lh lw"]:
         """The cells and one more on each side."""
         return logits[max(cells.top - 1, 0) : cells.bottom + 1, max(cells.left - 1, 0) : cells.right + 1].cpu()
 

@@ -230,9 +230,9 @@ class PocketDecoder(nn.Module):
         self,
         tokens: Float[Tensor, "n k d"],
         image: Float[Tensor, "n i d"],
-        s8: Float[Tensor, "n d8 e e"],
-        s4: Float[Tensor, "n d4 q q"],
-    ) -> Float[Tensor, "n m q q"]:
+        s8: Float[Tensor, "n d8 eh ew"],
+        s4: Float[Tensor, "n d4 qh qw"],
+    ) -> Float[Tensor, "n m qh qw"]:
         """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
         coarse = image.transpose(1, 2).unflatten(2, self.config.grid)
         s8 = self.mix8(self.norm8(self.up8(coarse) + s8))

@@ -98,13 +98,13 @@ class _Clicked:
         self.drawn8, self.drawn4 = drawn8, drawn4
         self.predicted_iou = stage.decoder.predicted_iou(tokens)[:, 1:]
 
-    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k m m"]:
+    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """As `Scored.logits`."""
         rows = keep.any(1).nonzero()[:, 0]
         parts = [self._masks(some)[:, 1:][keep[some]] for some in rows.split(MASKS_AT_ONCE)]
         return torch.cat(parts) if len(rows) else self.tokens.new_zeros(0, *self.stage.s4.shape[1:3])
 
-    def _masks(self, rows: Int[Tensor, "k"]) -> Float[Tensor, "k m q q"]:
+    def _masks(self, rows: Int[Tensor, "k"]) -> Float[Tensor, "k m qh qw"]:
         stage, finer = self.stage, []
         for whole, drawn, ratio in ((stage.s8, self.drawn8, 2), (stage.s4, self.drawn4, 4)):
             level = whole.expand(len(rows), -1, -1, -1).clone()
