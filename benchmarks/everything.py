@@ -1,6 +1,8 @@
-"""Everything in a photo beside segment-anything-py, transformers and ultralytics: time, memory, the same masks.
+r"""Everything in a photo beside segment-anything-py, transformers and ultralytics: time, memory, the same masks.
 
-    python benchmarks/everything.py --cache out/everything/results.json --output docs/everything.json
+    python benchmarks/everything.py --json
+    python benchmarks/everything.py --cache out/everything/results.json --output docs/everything.json \
+        --document docs/everything.md --figure docs/images/everything_speed.png
 
 Prints tables, or with `--json` the whole report. One SAM ViT-B of random weights (everything_weights.py) for all, the
 same photo, points, thresholds and threads; each measurement runs in a process of its own, one after another, in turning
@@ -24,9 +26,11 @@ from typing import Any
 import numpy as np
 
 from anymask.data.files import read_json, write_json
-from anymask.evaluation.reports import to_json
+from anymask.evaluation.reports import read_report, to_json, write_report
+from anymask.types import Report
 from everything_report import OURS, PEERS, REFERENCE, TARGET_SURVIVAL, as_markdown, as_text, assemble, iou_threshold
 
+BEGIN, END = "<!-- benchmarks/everything.py begins -->", "<!-- ends -->"
 STABILITY = 0.95
 SURVIVALS = (5, 20, 100)
 POINTS_CURVE = (8, 16, 24, 32, 48)
@@ -49,27 +53,43 @@ Job = dict[str, Any]
 
 
 def main() -> None:
-    """Measures what the cache does not hold, assembles, prints."""
+    """Measures what the cache does not hold, or reads an earlier report; prints it."""
     args = arguments()
-    with tempfile.TemporaryDirectory() as temporary:
-        cache = Cache(args.cache or Path(temporary) / "results.json", args.only, args.threads)
-        results = measure(args, cache)
-    report = assemble(results, settings_of(args))
+    report = read_report(args.report) if args.report else measured(args)
     if args.output:
-        write_json(args.output, to_json(report), indent=1)
+        write_report(args.output, report)
+    if args.document:
+        fill(args.document, as_markdown(report))
     if args.figure:
         from everything_figure import draw
 
         draw(report, args.figure)
-    print(json.dumps(to_json(report)) if args.json else as_markdown(report) if args.markdown else as_text(report))
+    print(json.dumps(to_json(report)) if args.json else as_text(report))
+
+
+def measured(args: argparse.Namespace) -> Report:
+    """Runs the jobs; without `--cache` nothing of them stays."""
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Cache(args.cache or Path(temporary) / "results.json", args.only, args.threads)
+        return assemble(measure(args, cache), settings_of(args))
+
+
+def fill(document: Path, tables: str) -> None:
+    """Puts the tables between the two marks of a Markdown file."""
+    before, first, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, last, after = rest.partition(END)
+    if not first or not last:
+        raise SystemExit(f"{document} must hold {BEGIN} and after it {END}, where the tables go")
+    document.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as docs/everything.md has them")
     parser.add_argument("--output", type=Path, help="write the report")
+    parser.add_argument("--report", type=Path, help="measure nothing: read this report, for the options that follow")
+    parser.add_argument("--document", type=Path, help="put the tables into this Markdown file, between its marks")
     parser.add_argument("--figure", type=Path, help="draw times and curves (needs matplotlib)")
     parser.add_argument("--cache", type=Path, help="keep results here, and go on from them; the weights lie beside it")
     parser.add_argument("--only", action="append", help="measure only what has this in its name, again if it is cached")

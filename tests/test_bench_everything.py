@@ -159,3 +159,22 @@ def test_photos_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="must hold photos"):
         everything.photos(tmp_path / "empty", None)
+
+
+def test_document_is_filled_again_and_again(tmp_path: Path) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text(f"above\n{everything.BEGIN}\nold\n{everything.END}\nbelow\n")
+    for tables in ("| a |", "| b |"):
+        everything.fill(document, tables)
+    assert document.read_text() == f"above\n{everything.BEGIN}\n\n| b |\n{everything.END}\nbelow\n"
+    document.write_text("nothing")
+    with pytest.raises(SystemExit, match="where the tables go"):
+        everything.fill(document, "")
+
+
+def test_figure_is_drawn(tmp_path: Path) -> None:
+    from everything_figure import draw
+
+    for name, found in (("full", results()), ("empty", {})):
+        draw(assemble(found, SETTINGS), tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
