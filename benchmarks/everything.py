@@ -28,11 +28,19 @@ import numpy as np
 from anymask.data.files import read_json, write_json
 from anymask.evaluation.reports import read_report, to_json, write_report
 from anymask.types import Report
-from everything_report import OURS, PEERS, REFERENCE, TARGET_SURVIVAL, as_markdown, as_text, assemble, iou_threshold
+from everything_report import (
+    OURS,
+    PEERS,
+    REFERENCE,
+    SURVIVALS,
+    TARGET_SURVIVAL,
+    as_markdown,
+    as_text,
+    assemble,
+    thresholds,
+)
 
 BEGIN, END = "<!-- benchmarks/everything.py begins -->", "<!-- ends -->"
-STABILITY = 0.95
-SURVIVALS = (5, 20, 100)
 POINTS_CURVE = (8, 16, 24, 32, 48)
 MEGAPIXELS_CURVE = (0.25, 1, 3, 12)
 PHOTO_SIDE, LARGE_MEGAPIXELS, POCKET_SIDE = 1024, 12, 720  # the photo is 3:2, so that 720 is 720 x 480
@@ -154,19 +162,8 @@ def measure(args: argparse.Namespace, cache: Cache) -> dict[str, Mapping[str, An
     scores = cache.get("scores", {"kind": "scores", **grid}, needed=True)
     if scores is None or "error" in scores:
         raise SystemExit(f"no scores to choose thresholds by: {scores}")
-    found = {name: cache.get(name, job) for name, job in plan(args, thresholds(scores)).items()}
-    return {name: result for name, result in found.items() if result is not None}
-
-
-def thresholds(scores: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    """The two of the generator for each survival."""
-    ious, stabilities = np.asarray(scores["predicted_iou"]), np.asarray(scores["stability_score"])
-    found = {100: {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}}
-    for survival in SURVIVALS:
-        if survival < 100:
-            chosen = iou_threshold(ious, stabilities, STABILITY, survival / 100)
-            found[survival] = {"pred_iou_thresh": chosen, "stability_score_thresh": STABILITY}
-    return found
+    found = {name: cache.get(name, job) for name, job in plan(args, thresholds(scores, SURVIVALS)).items()}
+    return {"scores": scores, **{name: result for name, result in found.items() if result is not None}}
 
 
 def plan(args: argparse.Namespace, chosen: Mapping[int, Mapping[str, float]]) -> dict[str, Job]:

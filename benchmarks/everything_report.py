@@ -15,7 +15,9 @@ from anymask.types import Report
 
 PEERS = ("segment_anything", "transformers", "ultralytics")
 OURS = ("anymask", "anymask exact")
-TARGET_SURVIVAL = 20  # percent of the prompts
+SURVIVALS = (5, 20, 100)  # percent of the prompts
+TARGET_SURVIVAL = 20
+STABILITY = 0.95  # SAM's threshold
 REFERENCE = "segment_anything"
 RECALLED = 0.75  # IoU from which a mask counts as found again
 TARGETS = (
@@ -53,6 +55,17 @@ def iou_threshold(
     return float(ranked[kept - 1] + below) / 2
 
 
+def thresholds(scores: Mapping[str, Any], survivals: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Both of SamAutomaticMaskGenerator for each survival, from the scores of all candidates."""
+    ious, stabilities = np.asarray(scores["predicted_iou"]), np.asarray(scores["stability_score"])
+    found = {}
+    for survival in survivals:
+        all_pass = survival == 100
+        chosen = 0.0 if all_pass else iou_threshold(ious, stabilities, STABILITY, survival / 100)
+        found[survival] = {"pred_iou_thresh": chosen, "stability_score_thresh": 0.0 if all_pass else STABILITY}
+    return found
+
+
 def matched_ious(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
     """IoU of the pairs of a one-to-one matching whose sum of IoU is highest; as many as the shorter side has."""
     overlaps = rle.iou(first, second)
@@ -78,6 +91,7 @@ def assemble(results: Results, settings: Mapping[str, Any]) -> Report:
     tables = {
         "peers": [rows[name] for name in PEERS],
         "anymask": [rows[name] for name in OURS],
+        "thresholds": threshold_rows(results, settings["survivals"]),
         "parity": [row for row in parity if row["masks"] is not None],
         "encoders": encoder_rows(results),
         **curve_tables(results, settings),
@@ -90,6 +104,21 @@ def assemble(results: Results, settings: Mapping[str, Any]) -> Report:
     title = "Everything in a photo, beside the peers"
     about = {"seed": settings["seed"], "versions": {**versions(), **used}, "machine": place}
     return Report(title, metrics, settings, {"targets": targets, **tables}, **about)
+
+
+def threshold_rows(results: Results, survivals: Sequence[int]) -> list[dict[str, Any]]:
+    """What each threshold lets pass, before duplicates are removed."""
+    scores = results.get("scores")
+    if scores is None:
+        return []
+    rows = []
+    for survival, limits in thresholds(scores, survivals).items():
+        sure = np.asarray(scores["predicted_iou"]) > limits["pred_iou_thresh"]
+        kept = sure & (np.asarray(scores["stability_score"]) >= limits["stability_score_thresh"])
+        counts = {"prompts": len(kept), "prompts_kept": int(kept.any(1).sum())}
+        counts |= {"masks_sure": int(sure.sum()), "masks_kept": int(kept.sum())}
+        rows.append({"survival": survival, **limits, **counts})
+    return rows
 
 
 def contender_row(results: Results, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +251,7 @@ def shown(report: Report) -> Report:
         for row in contenders
     ]
     errors = [{"contender": row["name"], "why not": row["error"]} for row in contenders if row["error"]]
-    named = ("targets", "parity", "encoders", "curve_points", "curve_megapixels")
+    named = ("targets", "thresholds", "parity", "encoders", "curve_points", "curve_megapixels")
     chosen = {"times": times, "large": large, "errors": errors, **{name: tables[name] for name in named}}
     return replace(report, metrics={}, tables={name: rows for name, rows in chosen.items() if rows})
 
