@@ -80,17 +80,10 @@ def test_every_kind_of_prompt_changes_the_mask(model: PocketModel) -> None:
 
 def test_a_lone_click_gets_the_best_candidate_and_other_prompts_the_single_mask(model: PocketModel) -> None:
     features = model.encode([picture()])
-    every = model.network.decode(
-        _features(model), torch.tensor([0]), model._tensors([(features[0].frame, Prompt.point(9, 9))])
-    )
+    rows, clicked = torch.tensor([0]), model.tensors([features[0].frame], [Prompt.point(9, 9)])
+    every = model._decode(features[0].tensors, rows, clicked)
     chosen = model.decode(features, [[Prompt.point(9, 9)]])[0]
     assert chosen.predicted_iou.item() == pytest.approx(every.predicted_iou.max().item(), abs=1e-5)
-
-
-def _features(model: PocketModel):  # type: ignore[no-untyped-def]
-    from anymask.models.pocket import _stack
-
-    return _stack(model.encode([picture()]))
 
 
 def test_clicks_at_once_equal_clicks_one_by_one(model: PocketModel) -> None:

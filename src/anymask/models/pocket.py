@@ -4,20 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anymask.models.devices import in_chunks
+from anymask.models.decode import PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
-from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketPrompts, normalise
+from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
+from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.models.promptable import PromptTensors, alike, in_one_batch, mask_logits
-from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded, Thresholds
+from anymask.models.promptable import PromptableModel, is_lone_click, surest
+from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
 
@@ -26,7 +28,7 @@ MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 # From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
-THRESHOLDS = Thresholds(presence=0.62, pred_iou=0.5, stability=0.6)
+THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.5, stability=0.6)
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
@@ -36,20 +38,25 @@ NOTES = {
 }
 
 
-class PocketModel:
+class PocketModel(PromptableModel):
     """The embedded model. Build it with `anymask.load("pocket")`."""
 
+    family: ClassVar[str] = "pocket"
     capabilities = Capabilities(text=True, concepts=True, thresholds=THRESHOLDS, notes=NOTES)
+    mask_logit: ClassVar[float] = MASK_LOGIT
+    chunk: ClassVar[int] = CHUNK
+    network: PocketNetwork
 
     def __init__(
         self,
         network: PocketNetwork,
         read_text: Callable[[], tuple[TextTower, Tokenizer]],
         device: str = "cpu",
-        name: str = "pocket",
+        name: str = "",
     ) -> None:
-        self.name, self.device = name, device
-        self.network = network.to(device).to(memory_format=torch.channels_last)
+        super().__init__(network.to(memory_format=torch.channels_last), device, name)
+        self.input_side = network.config.image_size
+        self.mask_side = self.input_side // 4
         self._read_text = read_text
 
     @classmethod
@@ -73,16 +80,6 @@ class PocketModel:
     def tokenizer(self) -> Tokenizer:
         """Names to word pieces."""
         return self._text[1]
-
-    @property
-    def input_side(self) -> int:
-        """Side of the square input."""
-        return self.network.config.image_size
-
-    @property
-    def mask_side(self) -> int:
-        """Of mask prompts, and of the logits that come back."""
-        return self.input_side // 4
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -117,135 +114,93 @@ class PocketModel:
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
-        output = self.network.decode(PocketFeatures(**features), image_rows, self._without_text(prompts))
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return output.logits[:, chosen], output.predicted_iou[:, chosen]
+        output = self._decode(features, image_rows, prompts)
+        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Lone clicks share the image but for what is around them."""
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output:
+            return whole
+        return ClickStage(self.network, PocketFeatures(**features.tensors), self._whole, whole)
 
     def save(self, folder: Path) -> None:
         """Writes `pocket.safetensors` with the text tower, which `load` reads from the folder."""
         save_pocket(folder / "pocket.safetensors", _unfolded(self.network), self.tower, {"fine-tuned from": self.name})
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image], crop_boxes: Sequence[CropBox] | None = None) -> list[Features]:
-        """Features of each image, stretched to the network's square; images one after another, memory stays flat."""
-        boxes = [None] * len(images) if crop_boxes is None else crop_boxes
-        return [self._encode(image, box) for image, box in zip(images, boxes, strict=True)]
+    def limits(self, frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]:
+        """The box of each prompt, grown to its positive points; the whole image where there is none."""
+        h, w = frame.size
+        limits = np.tile(np.asarray([0, 0, w, h], np.float32), (len(prompts), 1))
+        for i, prompt in enumerate(prompts):
+            if prompt.box_coords is not None:
+                inside = prompt.point_coords[prompt.point_labels == 1]
+                corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), inside])
+                limits[i] = [*corners.min(axis=0), *corners.max(axis=0)]
+        return limits
 
-    @torch.inference_mode()
-    def decode(
-        self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
-    ) -> list[Decoded]:
-        """As `Model.decode`: three candidates or one; of a lone click the surest of all four masks (None)."""
-        if not features:
-            return []
-        counts = [len(some) for some in prompts]
-        images = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
-        flat = [(one.frame, prompt) for one, some in zip(features, prompts, strict=True) for prompt in some]
-        side, candidates = self.network.config.image_size // 4, self.network.config.mask_tokens - 1
-        logits = torch.zeros(len(flat), candidates if multimask_output else 1, side, side)
-        predicted_iou = torch.zeros(logits.shape[:2])
-        stacked = _stack(features)
-
-        def run(rows: Sequence[int]) -> None:
-            part = self._play(stacked, images[rows].to(self.device), [flat[i] for i in rows], multimask_output)
-            logits[rows], predicted_iou[rows] = part.logits, part.predicted_iou
-
-        for group in alike([prompt for _, prompt in flat]):
-            in_chunks(run, group, CHUNK, self.device)
-        pairs = zip(logits.split(counts), predicted_iou.split(counts), features, prompts, strict=True)
-        return [Decoded(low, iou, _limits(one.frame, some)) for low, iou, one, some in pairs]
+    def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
+        """As the base's, with the tokens of the name that the prompts share."""
+        tensors = super().tensors(frames, prompts)
+        return replace(tensors, text=self._encode_one_text(prompts[0])) if _is_named(prompts[0]) else tensors
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Names through the text tower; a concept's learned vectors stand where its words would."""
-        parts = [self._encode_one_text(prompt) for prompt in prompts]
-        longest = max(self.network.config.text_slots, *(len(part) for part in parts))
-        tokens = torch.stack([functional.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
-        mask = torch.stack([torch.arange(longest) < len(part) for part in parts]).to(self.device)
-        return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens, "mask": mask})
+        tokens = tuple(self._encode_one_text(prompt) for prompt in prompts)
+        return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens})
 
     @torch.inference_mode()
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
-        stacked = _stack([features])
-        pairs = zip(text.tensors["tokens"], text.tensors["mask"], strict=True)
-        return [self._ground_one(stacked, features.frame, *self._trimmed(*pair), instances) for pair in pairs]
+        return [self._ground_one(features.tensors, tokens, instances) for tokens in text.tensors["tokens"]]
 
-    def _encode(self, image: Image, crop_box: CropBox | None) -> Features:
-        frame = self.frame(image.size, crop_box)
-        return Features(self.name, frame, self.embed(self.preprocess(image, frame)[None].to(self.device)))
+    def _check(self, prompts: Sequence[Prompt]) -> None:
+        """A name may join points, boxes and masks."""
 
-    def _play(
+    def _answer(
         self,
-        stacked: PocketFeatures,
-        rows: Int[Tensor, "n"],
-        flat: Sequence[tuple[Frame, Prompt]],
-        multimask: bool | None,
-    ) -> Decoded:
-        """Prompts stage by stage, each with the mask of the stage before; only the last gives several candidates."""
-        frames, stages = [frame for frame, _ in flat], [_stages(prompt) for _, prompt in flat]
-        *earlier, last = zip(*stages, strict=True)
-        masks: list[np.ndarray | None] = [prompt.mask_input for prompt in last]
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        frames: Sequence[Frame],
+        prompts: Sequence[Prompt],
+        multimask_output: bool | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Stage by stage, each with the mask of the stage before; only the last gives several candidates.
+
+        A lone click without a name takes the surest of all four masks.
+        """
+        *earlier, last = zip(*map(_stages, prompts), strict=True)
+        masks = [prompt.mask_input for prompt in last]
         for stage in earlier:
-            given = [replace(prompt, mask_input=mask) for prompt, mask in zip(stage, masks, strict=True)]
-            masks = list(self._decode(stacked, rows, list(zip(frames, given, strict=True)), None).logits[:, 0].numpy())
-        given = [replace(prompt, mask_input=mask) for prompt, mask in zip(last, masks, strict=True)]
-        return self._decode(stacked, rows, list(zip(frames, given, strict=True)), multimask)
+            output = self._decode(features, image_rows, self.tensors(frames, _with_masks(stage, masks)))
+            masks = list(self._chosen(output, stage[0], None)[0][:, 0].cpu().numpy())
+        output = self._decode(features, image_rows, self.tensors(frames, _with_masks(last, masks)))
+        logits, iou = self._chosen(output, last[0], multimask_output)
+        return logits.cpu(), iou.cpu()
+
+    def _chosen(
+        self, output: PocketOutput, prompt: Prompt, multimask_output: bool | None
+    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
+        """Three candidates or one, for prompts alike `prompt`."""
+        if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
+            return surest(output.logits, output.predicted_iou)
+        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
 
     def _decode(
-        self,
-        stacked: PocketFeatures,
-        rows: Int[Tensor, "n"],
-        flat: Sequence[tuple[Frame, Prompt]],
-        multimask: bool | None,
-    ) -> Decoded:
-        prompts = self._tensors(flat)
-        output = self.network.decode(stacked, rows, prompts)
-        if multimask:
-            return Decoded(output.logits[:, 1:].cpu(), output.predicted_iou[:, 1:].cpu())
-        lone = ((prompts.labels >= 0).sum(1) == 1) & ~prompts.has_box & ~prompts.has_mask & ~prompts.has_text
-        best = torch.where(lone & (multimask is None), output.predicted_iou.argmax(1), 0)
-        index = torch.arange(len(best), device=best.device)
-        return Decoded(output.logits[index, best][:, None].cpu(), output.predicted_iou[index, best][:, None].cpu())
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> PocketOutput:
+        return self.network.decode(PocketFeatures(**features), image_rows, self._whole(prompts))
 
-    def _tensors(self, flat: Sequence[tuple[Frame, Prompt]]) -> PocketPrompts:
-        """Prompts in network pixels, padded to the longest."""
-        most = max([1, *(len(prompt.point_coords) for _, prompt in flat)])
-        n, side = len(flat), self.network.config.image_size // 4
-        points, labels = np.zeros((n, most, 2), np.float32), np.full((n, most), -1)
-        boxes, masks = np.zeros((n, 4), np.float32), np.zeros((n, side, side), np.float32)
-        for i, (frame, prompt) in enumerate(flat):
-            k = len(prompt.point_coords)
-            points[i, :k], labels[i, :k] = frame.to_model(prompt.point_coords), prompt.point_labels
-            if prompt.box_coords is not None:
-                boxes[i] = frame.to_model(np.asarray(prompt.box_coords, np.float32).reshape(2, 2)).reshape(4)
-            if prompt.mask_input is not None:
-                masks[i] = mask_logits(prompt.mask_input, frame, side, MASK_LOGIT)
-        where = [i for i, (_, prompt) in enumerate(flat) if _is_named(prompt)]
-        slots = self.network.config.text_slots
-        tokens, mask = torch.zeros(n, slots, self.network.config.text_width), torch.zeros(n, slots, dtype=torch.bool)
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
-        if where:  # all of them: prompts decoded together are alike
-            text = self.encode_text([flat[i][1] for i in where]).tensors
-            tokens, mask = text["tokens"], text["mask"]
-        return PocketPrompts(
-            points=torch.from_numpy(points).to(self.device),
-            labels=torch.from_numpy(labels).to(self.device),
-            boxes=torch.from_numpy(boxes).to(self.device),
-            has_box=torch.tensor([prompt.box_coords is not None for _, prompt in flat], device=self.device),
-            masks=torch.from_numpy(masks).to(self.device),
-            has_mask=torch.tensor([prompt.mask_input is not None for _, prompt in flat], device=self.device),
-            text_tokens=tokens,
-            text_mask=mask,
-        )
-
-    def _without_text(self, prompts: PromptTensors) -> PocketPrompts:
+    def _whole(self, prompts: PromptTensors) -> PocketPrompts:
         """The same prompts with what they lack as padding."""
         config, n, device = self.network.config, len(prompts), prompts.point_coords.device
         points, labels = prompts.point_coords, prompts.point_labels
         if not points.shape[1]:
             points, labels = points.new_zeros(n, 1, 2), labels.new_full((n, 1), -1)
         boxes, masks = prompts.boxes, prompts.masks
+        text = points.new_zeros(0, config.text_width) if prompts.text is None else prompts.text
+        slots = max(config.text_slots, len(text))
         return PocketPrompts(
             points=points,
             labels=labels,
@@ -253,8 +208,8 @@ class PocketModel:
             has_box=torch.full((n,), boxes is not None, device=device),
             masks=points.new_zeros(n, self.mask_side, self.mask_side) if masks is None else masks,
             has_mask=torch.full((n,), masks is not None, device=device),
-            text_tokens=points.new_zeros(n, config.text_slots, config.text_width),
-            text_mask=torch.zeros(n, config.text_slots, dtype=torch.bool, device=device),
+            text_tokens=functional.pad(text, (0, 0, 0, slots - len(text))).expand(n, -1, -1),
+            text_mask=(torch.arange(slots, device=device) < len(text)).expand(n, -1),
         )
 
     def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
@@ -275,34 +230,23 @@ class PocketModel:
         learned_tokens: Tensor = self.tower.encode_embeddings(embeddings, whole).tokens[0]
         return learned_tokens
 
-    def _trimmed(self, tokens: Float[Tensor, "l t"], mask: Bool[Tensor, "l"]) -> tuple[Tensor, Tensor]:
-        """One text without the padding that a longer one beside it made."""
-        length = max(self.network.config.text_slots, int(mask.sum()))
-        return tokens[None, :length], mask[None, :length]
-
-    def _ground_one(
-        self, stacked: PocketFeatures, frame: Frame, tokens: Tensor, mask: Tensor, instances: bool
-    ) -> Grounded:
+    def _ground_one(self, features: Mapping[str, Tensor], text: Float[Tensor, "l t"], instances: bool) -> Grounded:
         """One decode of the name alone, then one per peak of its union; what repeats or leaves the union is dropped."""
-        asked = replace(self._tensors([(frame, Prompt())]), text_tokens=tokens, text_mask=mask)
-        output = self.network.decode(stacked, torch.zeros(1, dtype=torch.long, device=self.device), asked)
+        output = self._decode(features, *self._clicked(torch.zeros(1, 0, 2, device=self.device), text))
         semantic, presence = output.logits[0, 0], float(output.presence[0].sigmoid())
         peaks = _peaks(semantic)[: MOST_PEAKS if instances else 0]
         if not len(peaks):
             return Grounded(presence, semantic.cpu(), semantic[None][:0].cpu(), torch.zeros(0))
-        k = len(peaks)
-        blank = self._tensors([(frame, Prompt())] * k)
-        clicked = replace(
-            blank,
-            points=((peaks.flip(1).float() + 0.5) * 4)[:, None],
-            labels=torch.ones(k, 1, dtype=torch.long, device=self.device),
-            text_tokens=tokens.expand(k, -1, -1),
-            text_mask=mask.expand(k, -1),
-        )
-        output = self.network.decode(stacked, torch.zeros(k, dtype=torch.long, device=self.device), clicked)
+        output = self._decode(features, *self._clicked(((peaks.flip(1).float() + 0.5) * 4)[:, None], text))
         logits, scores = output.logits[:, 0], output.predicted_iou[:, 0]
         kept = _distinct(logits > 0, scores, semantic > 0)
         return Grounded(presence, semantic.cpu(), logits[kept].cpu(), scores[kept].cpu())
+
+    def _clicked(self, points: Float[Tensor, "n p 2"], text: Tensor) -> tuple[Int[Tensor, "n"], PromptTensors]:
+        """The one image for each row, and its clicks in model pixels with the name."""
+        rows = torch.zeros(len(points), dtype=torch.long, device=self.device)
+        labels = torch.ones(points.shape[:2], dtype=torch.long, device=self.device)
+        return rows, PromptTensors(points, labels, text=text)
 
 
 @torch.no_grad()
@@ -330,9 +274,13 @@ def _stages(prompt: Prompt) -> list[Prompt]:
     return [replace(prompt, point_coords=coords[:k], point_labels=labels[:k]) for k in counts]
 
 
-def _stack(features: Sequence[Features]) -> PocketFeatures:
-    """The features of all images in one batch; there must be at least one image."""
-    return PocketFeatures(**in_one_batch([one.tensors for one in features]))
+def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -> list[Prompt]:
+    return [replace(prompt, mask_input=mask) for prompt, mask in zip(prompts, masks, strict=True)]
+
+
+def _masks(multimask_output: bool | None) -> slice:
+    """The mask tokens that answer."""
+    return slice(1, None) if multimask_output else slice(0, 1)
 
 
 def _title(prompt: Prompt) -> str:
@@ -341,18 +289,6 @@ def _title(prompt: Prompt) -> str:
 
 def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
-
-
-def _limits(frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"]:
-    """The box of each prompt, grown to its positive points; the whole image where there is none."""
-    h, w = frame.size
-    limits = np.tile(np.asarray([0, 0, w, h], np.float32), (len(prompts), 1))
-    for i, prompt in enumerate(prompts):
-        if prompt.box_coords is not None:
-            inside = prompt.point_coords[prompt.point_labels == 1]
-            corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), inside])
-            limits[i] = [*corners.min(axis=0), *corners.max(axis=0)]
-    return limits
 
 
 def _peaks(semantic: Float[Tensor, "h w"]) -> Int[Tensor, "k 2"]:

@@ -199,16 +199,45 @@ class PocketDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
         image = self.mix16(features.s16[rows] + drawn16 + self._mask_embedding(prompts))
-        tokens, image = self._attend(self._tokens(prompts), image)
-        s8 = self.mix8(self.norm8(self.up8(image) + features.s8[rows] + drawn8))
-        s4 = self.mix4(self.norm4(self.up4(s8) + features.s4[rows] + drawn4))
-        mask_tokens = tokens[:, 2 : 2 + self.config.mask_tokens]
-        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
-        logits = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
-        iou_in = torch.cat([mask_tokens, tokens[:, 1:2].expand_as(mask_tokens)], dim=2)
-        return logits, self.iou_head(iou_in).squeeze(2).sigmoid(), self.presence_head(tokens[:, 0]).squeeze(1)
+        tokens, image = self.attend(self.tokens(prompts), image.flatten(2).transpose(1, 2))
+        logits = self.masks(tokens, image, features.s8[rows] + drawn8, features.s4[rows] + drawn4)
+        return logits, self.predicted_iou(tokens), self.presence_head(tokens[:, 0]).squeeze(1)
 
-    def _tokens(self, prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
+    def attend(
+        self, tokens: Float[Tensor, "n k d"], image: Float[Tensor, "n i d"]
+    ) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n i d"]]:
+        """Tokens and the cells of the stride-16 map after they have seen each other."""
+        position = self.prompt_encoder.shared_embedding.grid(self.config.grid)
+        attended: tuple[Tensor, Tensor] = self.transformer(tokens, image, position)
+        return attended
+
+    def predicted_iou(self, tokens: Float[Tensor, "n k d"]) -> Float[Tensor, "n m"]:
+        """Of every mask token, from 0 to 1."""
+        mask_tokens = self._mask_tokens(tokens)
+        iou: Tensor = self.iou_head(torch.cat([mask_tokens, tokens[:, 1:2].expand_as(mask_tokens)], dim=2))
+        return iou.squeeze(2).sigmoid()
+
+    def masks(
+        self,
+        tokens: Float[Tensor, "n k d"],
+        image: Float[Tensor, "n i d"],
+        s8: Float[Tensor, "n d8 e e"],
+        s4: Float[Tensor, "n d4 q q"],
+    ) -> Float[Tensor, "n m q q"]:
+        """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
+        side = self.config.grid
+        coarse = image.transpose(1, 2).unflatten(2, (side, side))
+        s8 = self.mix8(self.norm8(self.up8(coarse) + s8))
+        s4 = self.mix4(self.norm4(self.up4(s8) + s4))
+        mask_tokens = self._mask_tokens(tokens)
+        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
+        logits: Tensor = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
+        return logits
+
+    def _mask_tokens(self, tokens: Float[Tensor, "n k d"]) -> Float[Tensor, "n m d"]:
+        return tokens[:, 2 : 2 + self.config.mask_tokens]
+
+    def tokens(self, prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
         """Output tokens, clicks, box corners (labels 2 and 3 of SAM's point embedding) and text tokens."""
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
@@ -228,12 +257,6 @@ class PocketDecoder(nn.Module):
         embedded = self.prompt_encoder.mask_embed(prompts.masks[:, None].clamp(-10, 10))
         return torch.where(prompts.has_mask[:, None, None, None], embedded, none)
 
-    def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        side = image.shape[-1]
-        position = self.prompt_encoder.shared_embedding.grid(side)
-        tokens, flat = self.transformer(tokens, image.flatten(2).transpose(1, 2), position)
-        return tokens, flat.transpose(1, 2).unflatten(2, (side, side))
-
 
 class Drawing(nn.Module):
     """Prompts as maps of the image, at strides 4, 8 and 16."""
@@ -247,7 +270,11 @@ class Drawing(nn.Module):
         self.conv16 = nn.Sequential(nn.ReLU(), nn.Conv2d(d8, d, 2, stride=2))
 
     def forward(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        drawn4 = self.conv4(self.draw(prompts, score_map))
+        return self.spread(self.draw(prompts, score_map))
+
+    def spread(self, maps: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Drawn maps as features at strides 4, 8 and 16."""
+        drawn4 = self.conv4(maps)
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 

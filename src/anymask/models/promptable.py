@@ -6,7 +6,6 @@ its prompt encoder and mask decoder (`respond`). Training calls the same four, w
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -16,26 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anymask.models.capabilities import knows_no_text
+from anymask.models.decode import PromptTensors, Stage, WholeStage
 from anymask.models.devices import in_chunks, memory_for
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
+CANDIDATES = 3  # of an ambiguous prompt: whole, part, subpart
 CHUNK = 16  # prompts decoded at once: stock decoders copy the image embedding for each, and larger chunks are slower
-
-
-@dataclass(frozen=True)
-class PromptTensors:
-    """n prompts of one kind in model pixels: p points each (p may be 0), a box each or none, a mask each or none."""
-
-    point_coords: Float[Tensor, "n p 2"]
-    point_labels: Int[Tensor, "n p"]
-    boxes: Float[Tensor, "n 4"] | None = None
-    masks: Float[Tensor, "n s s"] | None = None  # low-resolution logits in the model's frame
-
-    def __len__(self) -> int:
-        return len(self.point_coords)
 
 
 class PromptableModel(ABC):
@@ -43,6 +31,8 @@ class PromptableModel(ABC):
 
     family: ClassVar[str]
     capabilities: Capabilities
+    mask_logit: ClassVar[float] = MASK_LOGIT
+    chunk: ClassVar[int] = CHUNK
     mask_side: int = 256  # of mask prompts, and of the logits that come back
     input_side: int = 1024
 
@@ -82,6 +72,10 @@ class PromptableModel(ABC):
     ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
 
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""
+        return self._whole_stage(features, multimask_output)
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes config and weights as transformers does, so that `load` and others read them."""
@@ -96,7 +90,7 @@ class PromptableModel(ABC):
     def decode(
         self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
     ) -> list[Decoded]:
-        """As `Model.decode`; prompts of one kind are decoded together, `CHUNK` at a time, less where memory ends."""
+        """As `Model.decode`; prompts of one kind are decoded together, `chunk` at a time, less where memory ends."""
         if not features:
             return []
         if others := sorted({one.model for one in features} - {self.name}):
@@ -108,12 +102,15 @@ class PromptableModel(ABC):
             stacked = in_one_batch([one.tensors for one in features])
 
         def run(rows: Sequence[int]) -> _Answer:
-            tensors = self.tensors([features[owners[i]].frame for i in rows], [flat[i] for i in rows])
             image_rows = torch.tensor([owners[i] for i in rows], device=self.device)
-            return _Answer(rows, *self._answer(stacked, image_rows, tensors, flat[rows[0]], multimask_output))
+            frames = [features[owners[i]].frame for i in rows]
+            return _Answer(rows, *self._answer(stacked, image_rows, frames, [flat[i] for i in rows], multimask_output))
 
-        answers = [one for group in alike(flat) for one in in_chunks(run, group, CHUNK, self.device)]
-        return _in_order(answers, [len(some) for some in prompts], self.mask_side)
+        answers = [one for group in alike(flat) for one in in_chunks(run, group, self.chunk, self.device)]
+        none = _nothing(CANDIDATES if multimask_output else 1, self.mask_side)
+        pairs = _in_order([none, *answers], [len(some) for some in prompts])
+        limits = [self.limits(one.frame, some) for one, some in zip(features, prompts, strict=True)]
+        return [Decoded(*pair, limit) for pair, limit in zip(pairs, limits, strict=True)]
 
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Raises ValueError: the family knows no text."""
@@ -122,6 +119,10 @@ class PromptableModel(ABC):
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
         """Raises ValueError: the family knows no text."""
         raise knows_no_text(self.name)
+
+    def limits(self, frame: Frame, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n 4"] | None:
+        """As `Decoded.limits`."""
+        return None
 
     def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
         """Prompts of one kind (`alike`), each with the frame of its image, in model pixels on the device."""
@@ -134,11 +135,23 @@ class PromptableModel(ABC):
         if prompts[0].mask_input is not None:
             pairs = zip(frames, prompts, strict=True)
             masks = np.stack(
-                [mask_logits(p.mask_input, f, self.mask_side) for f, p in pairs if p.mask_input is not None]
+                [
+                    mask_logits(p.mask_input, f, self.mask_side, self.mask_logit)
+                    for f, p in pairs
+                    if p.mask_input is not None
+                ]
             )
         return PromptTensors(
             self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
         )
+
+    def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
+
+        def respond(prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+            rows = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
+            return self.respond(features.tensors, rows, prompts, multimask_output)
+
+        return WholeStage(respond, self.chunk)
 
     def _check(self, prompts: Sequence[Prompt]) -> None:
         if any(prompt.is_semantic for prompt in prompts):
@@ -161,16 +174,16 @@ class PromptableModel(ABC):
         self,
         features: Mapping[str, Tensor],
         image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        sample: Prompt,
+        frames: Sequence[Frame],
+        prompts: Sequence[Prompt],
         multimask_output: bool | None,
     ) -> tuple[Tensor, Tensor]:
         """`respond`, with the choice among the candidates of a lone click (SAM, section 3: a click is ambiguous)."""
-        choose = multimask_output is None and is_lone_click(sample)
-        logits, iou = self.respond(features, image_rows, prompts, bool(multimask_output) or choose)
+        choose = multimask_output is None and is_lone_click(prompts[0])
+        tensors = self.tensors(frames, prompts)
+        logits, iou = self.respond(features, image_rows, tensors, bool(multimask_output) or choose)
         if choose:
-            best = iou.argmax(dim=1, keepdim=True)
-            logits, iou = logits.take_along_dim(best[..., None, None], 1), iou.take_along_dim(best, 1)
+            logits, iou = surest(logits, iou)
         return logits.float().cpu(), iou.float().cpu()
 
 
@@ -186,6 +199,14 @@ def alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
 def is_lone_click(prompt: Prompt) -> bool:
     """One point and nothing else."""
     return len(prompt.point_coords) == 1 and prompt.box_coords is None and prompt.mask_input is None
+
+
+def surest(
+    logits: Float[Tensor, "n c m m"], predicted_iou: Float[Tensor, "n c"]
+) -> tuple[Float[Tensor, "n 1 m m"], Float[Tensor, "n 1"]]:
+    """Of each prompt's candidates the one of the highest predicted IoU."""
+    best = predicted_iou.argmax(dim=1, keepdim=True)
+    return logits.take_along_dim(best[..., None, None], 1), predicted_iou.take_along_dim(best, 1)
 
 
 def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_LOGIT) -> Float[np.ndarray, "s s"]:
@@ -214,11 +235,13 @@ class _Answer(NamedTuple):
     predicted_iou: Tensor
 
 
-def _in_order(answers: Sequence[_Answer], counts: Sequence[int], side: int) -> list[Decoded]:
-    """The answers, made in groups, in the order of the prompts, and apart for each image."""
-    if not answers:
-        return [Decoded(torch.zeros(0, 1, side, side), torch.zeros(0, 1)) for _ in counts]
-    order = torch.tensor([row for answer in answers for row in answer.rows]).argsort()
+def _nothing(candidates: int, side: int) -> _Answer:
+    return _Answer((), torch.zeros(0, candidates, side, side), torch.zeros(0, candidates))
+
+
+def _in_order(answers: Sequence[_Answer], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Logits and predicted IoU, made in groups, in the order of the prompts, and apart for each image."""
+    order = torch.tensor([row for answer in answers for row in answer.rows], dtype=torch.long).argsort()
     logits = torch.cat([answer.logits for answer in answers])[order].split(list(counts))
     iou = torch.cat([answer.predicted_iou for answer in answers])[order].split(list(counts))
-    return [Decoded(*pair) for pair in zip(logits, iou, strict=True)]
+    return list(zip(logits, iou, strict=True))

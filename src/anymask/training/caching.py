@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from anymask.data.files import write_whole
 from anymask.data.images import read_image
 from anymask.data.pairs import Pair
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CropBox
-from anymask.training.trainable import Trainable
 from anymask.types import Image, Size
 
 SMALLEST_PART = 0.5  # side of a random part, as a share of the image's
@@ -55,7 +55,7 @@ class FeatureStore:
     `half` keeps them as float16: half the space, and numbers that differ in the fourth digit.
     """
 
-    model: Trainable
+    model: PromptableModel
     folder: Path
     most_mb: float
     half: bool = False

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anymask.data.pairs import Pair, Pairs
+from anymask.models.promptable import PromptableModel
 from anymask.training.caching import View, view_of
 from anymask.training.interaction import Targets, targets_in
-from anymask.training.trainable import Trainable
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Examples:
     """`batch` images a step, every one once an epoch, with at most `objects` objects each, in one of `views` views."""
 
     pairs: Sequence[Pair]
-    model: Trainable
+    model: PromptableModel
     batch: int
     objects: int
     views: int
@@ -56,7 +56,7 @@ class Examples:
         return targets_in(frame, dense[:, :, ::-1] if view.mirrored else dense, self.model.mask_side)
 
 
-def large_enough(pairs: Pairs, model: Trainable) -> tuple[Pairs, int]:
+def large_enough(pairs: Pairs, model: PromptableModel) -> tuple[Pairs, int]:
     """Without objects that are smaller than a cell of the model's mask, and how many objects these were."""
     kept, dropped = list[Pair](), 0
     for pair in pairs.rows:

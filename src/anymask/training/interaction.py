@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anymask.models.promptable import PromptTensors, mask_logits
+from anymask.models.decode import PromptTensors
+from anymask.models.promptable import PromptableModel, mask_logits
 from anymask.ops import clicks
 from anymask.ops.boxes import jittered
 from anymask.ops.losses import area_bce_loss, dice_loss, soft_iou
-from anymask.training.trainable import Trainable
 from anymask.types import Frame
 
 BOX_SHARE = 0.5  # of first prompts; the others are clicks
@@ -65,7 +65,7 @@ def joined(parts: Sequence[Targets]) -> Targets:
 
 
 def interact(
-    model: Trainable, features: Mapping[str, Tensor], targets: Targets, total: int, rng: np.random.Generator
+    model: PromptableModel, features: Mapping[str, Tensor], targets: Targets, total: int, rng: np.random.Generator
 ) -> dict[str, list[float]]:
     """Asks for each object by a box or a click, corrects the answers up to twice, and runs every answer's loss back.
 
@@ -144,7 +144,11 @@ def answer_loss(
 
 
 def _answer(
-    model: Trainable, features: Mapping[str, Tensor], targets: Targets, prompts: PromptTensors, multimask_output: bool
+    model: PromptableModel,
+    features: Mapping[str, Tensor],
+    targets: Targets,
+    prompts: PromptTensors,
+    multimask_output: bool,
 ) -> tuple[Tensor, Tensor]:
     """`respond` in mixed precision where the GPU has bfloat16; what comes back is float32."""
     boxes, masks = (None if x is None else x.to(model.device) for x in (prompts.boxes, prompts.masks))
