@@ -11,8 +11,9 @@ from pycocotools import mask as coco_mask
 
 import anymask
 from anymask.cli.main import main
+from anymask.cli.photos import FORMATS_HELP
 from anymask.cli.prompts import exemplar_files, numbered, read_objects, split_exemplar
-from anymask.cli.segment import FORMATS_HELP
+from anymask.cli.segment import DEFAULT_FORMATS
 from anymask.data import exports
 from anymask.types import Masks
 
@@ -126,7 +127,7 @@ def test_what_a_format_cannot_hold_is_said(here, capsys):
 
 def test_every_format_is_in_the_help():
     assert set(FORMATS_HELP.split(" (")[0].replace(" or ", ", ").split(", ")) == set(exports.FORMATS)
-    assert FORMATS_HELP.endswith(f"default: {' and '.join(exports.DEFAULT_FORMATS)})")
+    assert DEFAULT_FORMATS == exports.DEFAULT_FORMATS
 
 
 def test_prefix_and_limit(here, capsys):
@@ -322,7 +323,7 @@ WRONG = {
     "unknown device": (["photo.jpg", "--point", "1,1", "--device", "tpu"], None),
     "unknown format": (
         ["photo.jpg", "--point", "1,1", "-o", "out", "--format", "gif"],
-        "a format must be one of coco, overlay, labelmap, png, yolo, labelme, npz, got 'gif'",
+        "a format must be one of coco, overlay, sheet, labelmap, png, yolo, labelme, npz, got 'gif'",
     ),
     "format for nothing": (
         ["photo.jpg", "--point", "1,1", "--format", "png"],
