@@ -30,7 +30,9 @@ from anymask.models.checkpoints import (
 )
 from anymask.models.promptable import PromptableModel, PromptTensors
 from anymask.models.protocol import CropBox
+from anymask.models.sam_layers import with_lean_layers
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
+from anymask.models.sam_layers import with_lean_layers
 from anymask.types import Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
@@ -46,6 +48,7 @@ class Sam(PromptableModel):
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         keep_position(network)
+        with_lean_layers(network.vision_encoder)
         super().__init__(network, device, name)
         self.input_side = self.network.prompt_encoder.input_image_size
         self.mask_side = 4 * self.network.prompt_encoder.image_embedding_size[0]
