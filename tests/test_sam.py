@@ -8,7 +8,7 @@ from transformers import SamConfig, SamHQModel, SamModel
 
 from anymask.models import sam, sam_keys
 from anymask.models.checkpoints import read_state
-from anymask.models.promptable import PromptTensors
+from anymask.models.decode import PromptTensors
 from anymask.models.protocol import CheckpointError
 from anymask.prompting import predict
 from anymask.types import Image, Prompt

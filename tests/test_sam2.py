@@ -9,7 +9,8 @@ from torch import nn
 
 from anymask.models import sam2_keys
 from anymask.models.checkpoints import read_state
-from anymask.models.promptable import CHUNK, PromptTensors
+from anymask.models.decode import PromptTensors
+from anymask.models.promptable import CHUNK
 from anymask.models.protocol import CheckpointError, Model
 from anymask.models.sam2 import LEVELS, Sam2
 from anymask.prompting import predict

@@ -15,8 +15,8 @@ import tiny_families
 from anymask.cli.main import main
 from anymask.data.images import read_image
 from anymask.evaluation.reports import read_report
+from anymask.models.decode import PromptTensors
 from anymask.models.load import load
-from anymask.models.promptable import PromptTensors
 from anymask.models.protocol import CheckpointError
 from anymask.models.sam import Sam
 from anymask.prompting import predict

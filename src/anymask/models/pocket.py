@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anymask.models.decode import PromptTensors
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.models.promptable import PromptableModel, PromptTensors, is_lone_click, surest
+from anymask.models.promptable import PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size

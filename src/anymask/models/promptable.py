@@ -6,7 +6,6 @@ its prompt encoder and mask decoder (`respond`). Training calls the same four, w
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anymask.models.capabilities import knows_no_text
+from anymask.models.decode import PromptTensors, Stage, WholeStage
 from anymask.models.devices import in_chunks, memory_for
 from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
 from anymask.ops import resize
@@ -24,23 +24,6 @@ from anymask.types import Features, Frame, Image, Prompt, Size
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
 CANDIDATES = 3  # of an ambiguous prompt: whole, part, subpart
 CHUNK = 16  # prompts decoded at once: stock decoders copy the image embedding for each, and larger chunks are slower
-
-
-@dataclass(frozen=True)
-class PromptTensors:
-    """n prompts of one kind in model pixels: p points each (p may be 0), a box each or none, a mask each or none.
-
-    `text`, of families that let a name join them, is the tokens of the one name that all prompts have.
-    """
-
-    point_coords: Float[Tensor, "n p 2"]
-    point_labels: Int[Tensor, "n p"]
-    boxes: Float[Tensor, "n 4"] | None = None
-    masks: Float[Tensor, "n s s"] | None = None  # low-resolution logits in the model's frame
-    text: Float[Tensor, "l t"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.point_coords)
 
 
 class PromptableModel(ABC):
@@ -88,6 +71,10 @@ class PromptableModel(ABC):
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
+
+    def stage(self, features: Features) -> Stage:
+        """The decoder made ready for many prompts on one image."""
+        return self._whole_stage(features)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -157,6 +144,15 @@ class PromptableModel(ABC):
         return PromptTensors(
             self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
         )
+
+    def _whole_stage(self, features: Features) -> WholeStage:
+        """Three candidates of each prompt, masks and all."""
+
+        def respond(prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+            rows = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
+            return self.respond(features.tensors, rows, prompts, True)
+
+        return WholeStage(respond)
 
     def _check(self, prompts: Sequence[Prompt]) -> None:
         if any(prompt.is_semantic for prompt in prompts):

@@ -28,12 +28,13 @@ from anymask.models.checkpoints import (
     read_folder,
     write_folder,
 )
-from anymask.models.promptable import PromptableModel, PromptTensors
+from anymask.models.decode import PromptTensors, SharedStage, Stage
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CropBox
 from anymask.models.sam_layers import with_lean_layers
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_layers import with_lean_layers
-from anymask.types import Frame, Image, Size
+from anymask.types import Features, Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -132,6 +133,17 @@ class Sam(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
+    def stage(self, features: Features) -> Stage:
+        """Without copies of the image for SAM in float32; HQ-SAM's token reads maps that only whole masks have."""
+        whole = self._whole_stage(features)
+        if self._is_hq or self.dtype != torch.float32:
+            return whole
+        decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
+        image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        position = image_position(self.network.shared_image_embedding, image.shape[-1])[0]
+        return SharedStage(decoder, own, 0, image, position, self._sparse, whole)
+
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors."""
         self.network.config.architectures = [type(self.network).__name__]
@@ -140,6 +152,10 @@ class Sam(PromptableModel):
     @property
     def _is_hq(self) -> bool:
         return isinstance(self.network.mask_decoder, SamHQMaskDecoder)
+
+    def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
+        sparse, dense = self._embed_prompts(prompts)
+        return dense.new_zeros(len(prompts), 0, dense.shape[1]) if sparse is None else sparse[:, 0]
 
     def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
         """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""

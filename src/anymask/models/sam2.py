@@ -5,7 +5,7 @@ before the other clicks; a mask alone comes without any click, also without the 
 Paper: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,9 +18,10 @@ from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2Model
 from anymask.models import sam2_keys
 from anymask.models.capabilities import SAM2
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
-from anymask.models.promptable import PromptableModel, PromptTensors
+from anymask.models.decode import PromptTensors, SharedStage, Stage, WholeStage
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CropBox
-from anymask.types import Frame, Image, Size
+from anymask.types import Features, Frame, Image, Size
 
 CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # stride 4, 8 and 16
@@ -113,6 +114,17 @@ class Sam2(PromptableModel):
         )
         return logits[:, 0], iou[:, 0]
 
+    def stage(self, features: Features) -> Stage:
+        """Without copies of the image in float32."""
+        whole = self._whole_stage(features)
+        if self.dtype != torch.float32:
+            return whole
+        levels = [features.tensors[level] for level in LEVELS]
+        position = self.network.get_image_wide_positional_embeddings()
+        return shared_stage(
+            self.network, levels, position, lambda prompts: self._embed_prompts(prompts)[0][:, 0], whole
+        )
+
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors of the image model, also where the weights came with a memory."""
         self.network.config.architectures = [type(self.network).__name__]
@@ -135,6 +147,21 @@ class Sam2(PromptableModel):
         if sparse is None:
             sparse = dense.new_zeros(len(prompts), 1, 0, dense.shape[1])
         return sparse.to(self.dtype), dense
+
+
+def shared_stage(
+    network: Any,
+    levels: Sequence[Tensor],
+    position: Tensor,
+    embed: Callable[[PromptTensors], Tensor],
+    whole: WholeStage,
+) -> SharedStage:
+    """Of a mask decoder of SAM 2's form; `levels` are the features of the one image from fine to coarse."""
+    decoder = network.mask_decoder
+    *finer, image = (level[0] for level in levels)
+    image = image + network.prompt_encoder.no_mask_embed.weight[0][:, None, None]
+    own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+    return SharedStage(decoder, own, 1, image, position[0], embed, whole, finer)
 
 
 def _fewest(image_rows: Int[Tensor, "n"]) -> Int[Tensor, "m"]:

@@ -23,9 +23,11 @@ from transformers import AutoConfig, AutoModel
 from anymask.models import sam3_detector, sam3_keys, sam3_text
 from anymask.models.capabilities import SAM3, SAM3_DETECTOR
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
+from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
-from anymask.models.promptable import PromptableModel, PromptTensors
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError, CropBox, Decoded, EncodedText, Grounded
+from anymask.models.sam2 import shared_stage
 from anymask.models.sam3_detector import LEVELS, Question, Shown
 from anymask.types import Concept, Features, Frame, Image, Prompt, Size
 
@@ -124,35 +126,35 @@ class Sam3(PromptableModel):
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
         """As transformers' trackers: a mask alone comes with an empty click; an unstable single mask gives way."""
-        points, labels = prompts.point_coords, prompts.point_labels
-        if not points.shape[1] and prompts.boxes is None:
-            points, labels = points.new_zeros(len(prompts), 1, 2), labels.new_full((len(prompts), 1), -1)
-        sparse, dense = self.tracker.prompt_encoder(
-            input_points=points[:, None] if points.shape[1] else None,
-            input_labels=labels[:, None] if points.shape[1] else None,
-            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
-            input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
-        )
+        sparse, dense = self._embed_prompts(prompts)
         fine, middle, coarse = (features[f"tracker_{i}"][image_rows] for i in range(LEVELS))
         logits, iou, _, _ = self.tracker.mask_decoder(
             image_embeddings=coarse,
             image_positional_embeddings=self.tracker.get_image_wide_positional_embeddings().to(self.dtype),
-            sparse_prompt_embeddings=sparse.to(self.dtype),
+            sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
             high_resolution_features=[fine, middle],
         )
         return logits[:, 0], iou[:, 0]
 
+    def stage(self, features: Features) -> Stage:
+        """Without copies of the image in float32. Raises ValueError if the weights have no tracker."""
+        self._check_tracker()
+        whole = self._whole_stage(features)
+        if self.dtype != torch.float32:
+            return whole
+        levels = [features.tensors[f"tracker_{i}"] for i in range(LEVELS)]
+        position = self.tracker.get_image_wide_positional_embeddings()
+        return shared_stage(
+            self.tracker, levels, position, lambda prompts: self._embed_prompts(prompts)[0][:, 0], whole
+        )
+
     def decode(
         self, features: Sequence[Features], prompts: Sequence[Sequence[Prompt]], multimask_output: bool | None = None
     ) -> list[Decoded]:
         """As `Model.decode`. Raises ValueError if the weights have no tracker."""
-        if self.tracker is None:
-            raise ValueError(
-                f"{self.name} holds the detector of SAM 3 alone: it knows names and exemplars; for points, boxes and"
-                " masks use facebook/sam3, or another model"
-            )
+        self._check_tracker()
         own = [replace(one, tensors=_of("tracker", one)) for one in features]  # the base stacks what it is given
         return super().decode(own, prompts, multimask_output)
 
@@ -201,6 +203,25 @@ class Sam3(PromptableModel):
     ) -> "Sam3":
         load_strictly(network, in_dtype(state, dtype), path, f"{network.config.model_type} of its size")
         return cls(network, device, name, path)
+
+    def _check_tracker(self) -> None:
+        if self.tracker is None:
+            raise ValueError(
+                f"{self.name} holds the detector of SAM 3 alone: it knows names and exemplars; for points, boxes and"
+                " masks use facebook/sam3, or another model"
+            )
+
+    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n 1 k d"], Float[Tensor, "n d h w"]]:
+        points, labels = prompts.point_coords, prompts.point_labels
+        if not points.shape[1] and prompts.boxes is None:
+            points, labels = points.new_zeros(len(prompts), 1, 2), labels.new_full((len(prompts), 1), -1)
+        sparse, dense = self.tracker.prompt_encoder(
+            input_points=points[:, None] if points.shape[1] else None,
+            input_labels=labels[:, None] if points.shape[1] else None,
+            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
+        )
+        return sparse.to(self.dtype), dense
 
     def _words(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """The text tokens of each prompt, all through the text transformer at once."""

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anymask.models.promptable import PromptableModel, PromptTensors, mask_logits
+from anymask.models.decode import PromptTensors
+from anymask.models.promptable import PromptableModel, mask_logits
 from anymask.ops import clicks
 from anymask.ops.boxes import jittered
 from anymask.ops.losses import area_bce_loss, dice_loss, soft_iou
