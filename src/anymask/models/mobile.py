@@ -105,8 +105,12 @@ class MobileSam(Sam):
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors, laid out as transformers would."""
-        config = asdict(self.network.vision_encoder.config)
-        write_folder(folder, self.network, {"model_type": MODEL_TYPES[0], **config})
+        write_folder(folder, self.network, self.config)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sizes, under the name of the family."""
+        return {"model_type": MODEL_TYPES[0], **asdict(self.network.vision_encoder.config)}
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

@@ -1,10 +1,10 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.models.promptable import PromptableModel, is_lone_click, surest
+from anymask.models.promptable import Clicks, PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
@@ -105,16 +105,29 @@ class PocketModel(PromptableModel):
         """The pyramid's features by name. Differentiable."""
         return dict(vars(self.network.encode(pixels.contiguous(memory_format=torch.channels_last))))
 
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
-        """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """All masks of the network."""
         output = self._decode(features, image_rows, prompts)
-        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+        return output.logits, output.predicted_iou
+
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `PromptableModel.answer_clicks`, without a name."""
+        return self.network.answer_clicks(
+            PocketFeatures(**features), clicks.coords, clicks.labels, clicks.masks, clicks.has_mask > 0
+        )
+
+    def padding(self, points: int, boxed: bool) -> int:
+        """As in training, where a click, a box and SAM's own padding point are always there."""
+        return 1 + (points == 0) + 2 * (not boxed)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sizes of the network."""
+        return asdict(self.network.config)
 
     def save(self, folder: Path) -> None:
         """Writes `pocket.safetensors` with the text tower, which `load` reads from the folder."""
@@ -165,19 +178,26 @@ class PocketModel(PromptableModel):
         *earlier, last = zip(*map(_stages, prompts), strict=True)
         masks = [prompt.mask_input for prompt in last]
         for stage in earlier:
-            output = self._decode(features, image_rows, self.tensors(frames, _with_masks(stage, masks)))
-            masks = list(self._chosen(output, stage[0], None)[0][:, 0].cpu().numpy())
-        output = self._decode(features, image_rows, self.tensors(frames, _with_masks(last, masks)))
-        logits, iou = self._chosen(output, last[0], multimask_output)
+            tensors = self.tensors(frames, _with_masks(stage, masks))
+            masks = list(self._chosen(features, image_rows, tensors, stage[0], None)[0][:, 0].cpu().numpy())
+        tensors = self.tensors(frames, _with_masks(last, masks))
+        logits, iou = self._chosen(features, image_rows, tensors, last[0], multimask_output)
         return logits.cpu(), iou.cpu()
 
     def _chosen(
-        self, output: PocketOutput, prompt: Prompt, multimask_output: bool | None
-    ) -> tuple[Float[Tensor, "n c m m"], Float[Tensor, "n c"]]:
-        """Three candidates or one, for prompts alike `prompt`."""
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        tensors: PromptTensors,
+        prompt: Prompt,
+        multimask_output: bool | None,
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """Three candidates or one, for prompts alike `prompt`; a name is not for other runtimes."""
+        answers = self.answers if _is_named(prompt) else self.runtime.answers or self.answers
+        logits, iou = answers(features, image_rows, tensors)
         if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
-            return surest(output.logits, output.predicted_iou)
-        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+            return surest(logits, iou)
+        return self.choose(logits, iou, bool(multimask_output))
 
     def _decode(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
@@ -268,11 +288,6 @@ def _stages(prompt: Prompt) -> list[Prompt]:
 
 def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -> list[Prompt]:
     return [replace(prompt, mask_input=mask) for prompt, mask in zip(prompts, masks, strict=True)]
-
-
-def _masks(multimask_output: bool | None) -> slice:
-    """The mask tokens that answer."""
-    return slice(1, None) if multimask_output else slice(0, 1)
 
 
 def _title(prompt: Prompt) -> str:

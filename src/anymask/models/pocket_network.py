@@ -120,6 +120,30 @@ class PocketNetwork(nn.Module):
         logits, predicted_iou, presence = self.decoder(features, rows, prompts, score_map)
         return PocketOutput(logits, predicted_iou, presence, score_map)
 
+    def answer_clicks(
+        self,
+        features: PocketFeatures,
+        coords: Float[Tensor, "n p 2"],
+        labels: Int[Tensor, "n p"],
+        masks: Float[Tensor, "n q q"],
+        has_mask: Bool[Tensor, "n"],
+    ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
+        """Logits and predicted IoU on one image; clicks have labels 0, 1, 2 and 3 (corners of a box) or -1 (none)."""
+        n, slots, device = len(coords), self.config.text_slots, coords.device
+        corners = [(coords * (labels == corner)[..., None]).sum(1) for corner in (2, 3)]
+        prompts = PocketPrompts(
+            points=coords,
+            labels=torch.where(labels < 2, labels, -1),
+            boxes=torch.cat(corners, dim=1),
+            has_box=(labels == 2).any(dim=1),
+            masks=masks,
+            has_mask=has_mask,
+            text_tokens=coords.new_zeros(n, slots, self.config.text_width),
+            text_mask=torch.zeros(n, slots, dtype=torch.bool, device=device),
+        )
+        scores = features.text_s8.new_zeros(n, *features.text_s8.shape[2:])
+        return self.decoder.answer_clicks(features, prompts, labels, scores)
+
     def score(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> Float[Tensor, "n h w"]:
         """The text score map of each prompt, zero for a prompt without text."""
         asking = prompts.has_text.nonzero()[:, 0]
@@ -197,11 +221,37 @@ class PocketDecoder(nn.Module):
         prompts: PocketPrompts,
         score_map: Float[Tensor, "n h w"],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
-        image = self.mix16(features.s16[rows] + drawn16 + self._mask_embedding(prompts))
-        tokens, image = self._attend(self._tokens(prompts), image)
-        s8 = self.mix8(self.norm8(self.up8(image) + features.s8[rows] + drawn8))
-        s4 = self.mix4(self.norm4(self.up4(s8) + features.s4[rows] + drawn4))
+        seen = [level[rows] for level in (features.s16, features.s8, features.s4)]
+        dense = self._mask_embedding(prompts)
+        return self._decode(seen, self._tokens(prompts), dense, self.drawing(prompts, score_map))
+
+    def answer_clicks(
+        self,
+        features: PocketFeatures,
+        prompts: PocketPrompts,
+        labels: Int[Tensor, "n p"],
+        score_map: Float[Tensor, "n h w"],
+    ) -> tuple[Tensor, Tensor]:
+        """On one image, with the tokens of `prompts.points` by `labels`, corners and empty clicks among them."""
+        sparse = self.prompt_encoder(prompts.points / self.config.image_size, labels)
+        seen = [features.s16, features.s8, features.s4]
+        dense = torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
+        tokens = self._with_own(sparse, prompts)
+        return self._decode(seen, tokens, dense, self.drawing(prompts, score_map))[:2]
+
+    def _decode(
+        self,
+        seen: list[Tensor],
+        tokens: Float[Tensor, "n k d"],
+        dense: Tensor,
+        drawn: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`seen` are the features at strides 16, 8 and 4, of one image or of each prompt; `drawn` at 4, 8 and 16."""
+        s16, s8, s4 = seen
+        drawn4, drawn8, drawn16 = drawn
+        tokens, image = self._attend(tokens, self.mix16(s16 + drawn16 + dense))
+        s8 = self.mix8(self.norm8(self.up8(image) + s8 + drawn8))
+        s4 = self.mix4(self.norm4(self.up4(s8) + s4 + drawn4))
         mask_tokens = tokens[:, 2 : 2 + self.config.mask_tokens]
         hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
         logits = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
@@ -216,17 +266,26 @@ class PocketDecoder(nn.Module):
         labels = torch.cat([prompts.labels, corner_labels], dim=1)
         # SAM adds one padding point to every prompt
         points, labels = functional.pad(points, (0, 0, 0, 1)), functional.pad(labels, (0, 1), value=-1)
-        sparse = self.prompt_encoder(points, labels)
+        return self._with_own(self.prompt_encoder(points, labels), prompts)
+
+    def _with_own(self, sparse: Float[Tensor, "n p d"], prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
+        """The tokens of clicks and corners between those of the decoder and those of the text."""
         text = self.text_token(prompts.text_tokens)
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
-        return torch.cat([self.output_tokens.weight.expand(n, -1, -1), sparse, text], dim=1)
+        return torch.cat([self.output_tokens.weight.expand(len(sparse), -1, -1), sparse, text], dim=1)
 
-    def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d g g"]:
-        none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+    def _mask_embedding(self, prompts: PocketPrompts) -> Tensor:
+        """For each prompt, or one for all."""
         if not prompts.has_mask.any():
-            return none
-        embedded = self.prompt_encoder.mask_embed(prompts.masks[:, None].clamp(-10, 10))
-        return torch.where(prompts.has_mask[:, None, None, None], embedded, none)
+            return self._no_mask()
+        return torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
+
+    def _no_mask(self) -> Float[Tensor, "1 d 1 1"]:
+        return self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+
+    def _embedded(self, masks: Float[Tensor, "n q q"]) -> Float[Tensor, "n d g g"]:
+        embedded: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-10, 10))
+        return embedded
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         side = image.shape[-1]

@@ -1,9 +1,9 @@
 """A layer of SAM's image encoder that never holds a whole attention map, nor computes what it then cuts away.
 
-transformers' layers write out the bias of relative positions for every pair of cells (805 MB for ViT-B at 1024 pixels),
-and project the zeros that fill up the last windows. Here queries take turns, some rows of the image at a time, each with
-its part of the bias, and windows are filled up after the projection: the same numbers (Kirillov et al. 2023, section A;
-Li et al. 2022, Exploring Plain Vision Transformer Backbones for Object Detection) in less memory and time.
+transformers' layers write out the bias of relative positions for every pair of cells (805 MB for ViT-B at 1024
+pixels), and project the zeros that fill up the last windows. Here queries take turns, some rows of the image at a time,
+each with its part of the bias, and windows are filled up after the projection: the same numbers in less memory and time
+(Kirillov et al. 2023, section A; Li et al. 2022, Exploring Plain Vision Transformer Backbones for Object Detection).
 """
 
 from typing import Any
@@ -47,16 +47,18 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(x)
         side = self.window_size
         if not side:
-            projected: Tensor = self.proj(self._attend(qkv))
-            return projected
+            return self._projected(self._attend(qkv))
         filling = x.new_zeros(qkv.shape[-1]) if self.qkv.bias is None else self.qkv.bias
         qkv = torch.cat([qkv, filling.expand(len(x), h, -w % side, -1)], dim=2)
         qkv = torch.cat([qkv, filling.expand(len(x), -h % side, qkv.shape[2], -1)], dim=1)
         windows = qkv.unflatten(1, (-1, side)).unflatten(3, (-1, side)).transpose(2, 3)
         attended = self._attend(windows.flatten(0, 2)).unflatten(0, windows.shape[:3])
         whole = attended.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        projected = self.proj(whole[:, :h, :w])
-        return projected
+        return self._projected(whole[:, :h, :w])
+
+    def _projected(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(x)
+        return out
 
     def _attend(self, qkv: Float[Tensor, "b h w c3"]) -> Float[Tensor, "b h w c"]:
         b, h, w, _ = qkv.shape
