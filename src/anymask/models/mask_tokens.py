@@ -39,7 +39,7 @@ def through_transformer(
     sparse: Float[Tensor, "n l c"],
 ) -> tuple[Float[Tensor, "n k c"], Float[Tensor, "n c h w"]]:
     """The decoder's own tokens and those of the prompts, and the image, after they have looked at each other."""
-    both = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+    both = torch.cat([tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
     read, cells = decoder.transformer(both[:, None], image, position, attention_similarity=None)
     return read[:, 0], cells[:, 0].transpose(1, 2).unflatten(2, image.shape[-2:])
 

@@ -129,7 +129,7 @@ class PocketNetwork(nn.Module):
         has_mask: Bool[Tensor, "n"],
     ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
         """Logits and predicted IoU on one image; clicks have labels 0, 1, 2 and 3 (corners of a box) or -1 (none)."""
-        n, slots, device = len(coords), self.config.text_slots, coords.device
+        n, slots, device = coords.shape[0], self.config.text_slots, coords.device
         corners = [(coords * (labels == corner)[..., None]).sum(1) for corner in (2, 3)]
         prompts = PocketPrompts(
             points=coords,
@@ -249,7 +249,8 @@ class PocketDecoder(nn.Module):
         """`seen` are the features at strides 16, 8 and 4, of one image or of each prompt; `drawn` at 4, 8 and 16."""
         s16, s8, s4 = seen
         drawn4, drawn8, drawn16 = drawn
-        tokens, image = self._attend(tokens, self.mix16(s16 + drawn16 + dense))
+        # In this order: OpenVINO (2026.4) fails on a convolution with the features of one image added right after it.
+        tokens, image = self._attend(tokens, self.mix16(s16 + dense + drawn16))
         s8 = self.mix8(self.norm8(self.up8(image) + s8 + drawn8))
         s4 = self.mix4(self.norm4(self.up4(s8) + s4 + drawn4))
         mask_tokens = tokens[:, 2 : 2 + self.config.mask_tokens]
@@ -272,7 +273,7 @@ class PocketDecoder(nn.Module):
         """The tokens of clicks and corners between those of the decoder and those of the text."""
         text = self.text_token(prompts.text_tokens)
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
-        return torch.cat([self.output_tokens.weight.expand(len(sparse), -1, -1), sparse, text], dim=1)
+        return torch.cat([self.output_tokens.weight.expand(sparse.shape[0], -1, -1), sparse, text], dim=1)
 
     def _mask_embedding(self, prompts: PocketPrompts) -> Tensor:
         """For each prompt, or one for all."""
