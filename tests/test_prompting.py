@@ -58,7 +58,7 @@ def test_padding_is_cut_off_before_upsampling() -> None:
 
 
 def test_outside_a_crop_nothing_is_marked() -> None:
-    placed = resize.place_logits(torch.full((1, 8, 8), 5.0), (40, 40), (10, 12, 30, 20))[0] > 0
+    placed = prompting.place(torch.full((1, 8, 8), 5.0), Frame.stretched((40, 40), (32, 32), (10, 12, 30, 20)))[0] > 0
     expected = np.zeros((40, 40), bool)
     expected[12:20, 10:30] = True
     assert np.array_equal(placed.numpy(), expected)

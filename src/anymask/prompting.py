@@ -107,10 +107,16 @@ def crop_around(box: np.ndarray, size: Size, margin: float) -> CropBox | None:
 
 def place(logits: Float[Tensor, "n lh lw"], frame: Frame) -> Float[Tensor, "n h w"]:
     """Logits of the model's frame in the pixels of the original image."""
+    return resize.around_crop(place_on_crop(logits, frame), frame.size, frame.crop_box)
+
+
+def place_on_crop(logits: Float[Tensor, "n lh lw"], frame: Frame) -> Float[Tensor, "n ch cw"]:
+    """Logits of the model's frame in the pixels of its crop."""
+    x0, y0, x1, y1 = frame.crop_box
     if frame.through_input:
         h, w = frame.content_size
         logits = functional.interpolate(logits[:, None], frame.input_size, mode="bilinear")[:, 0, :h, :w]
-    return resize.place_logits(logits, frame.size, frame.crop_box)
+    return functional.interpolate(logits[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
 
 
 def stability(logits: Float[Tensor, "n lh lw"], offset: float = STABILITY_OFFSET) -> Float[Tensor, "n"]:

@@ -221,12 +221,16 @@ class Features:
     tensors: Mapping[str, Any]
 
 
+_OPTIONAL_COLUMNS = ("stability", "logits", "point_coords", "crop_boxes")
+
+
 @dataclass(frozen=True, eq=False)
 class Masks:
     """The result type: one row per object, dense or RLE inside. Build with `from_dense` or `from_rles`.
 
     `scores` are the model's predicted IoU or confidence (0 to 1); `ids` are positive, rows of one object (multimask)
-    share theirs; `logits` are low-resolution mask logits in the model's frame, for `Prompt.refine`.
+    share theirs; `logits` are low-resolution mask logits in the model's frame, for `Prompt.refine`. Of everything mode,
+    `point_coords` are the clicks that the masks answer and `crop_boxes` (x0 y0 x1 y1) the parts they were found in.
     """
 
     size: Size
@@ -235,6 +239,8 @@ class Masks:
     ids: Int[np.ndarray, "n"]
     stability: Float[np.ndarray, "n"] | None = None
     logits: Float[np.ndarray, "n lh lw"] | None = None
+    point_coords: Float[np.ndarray, "n 2"] | None = None
+    crop_boxes: Int[np.ndarray, "n 4"] | None = None
     dense: Bool[np.ndarray, "n h w"] | None = field(default=None, repr=False)
     packed: tuple[Rle, ...] | None = field(default=None, repr=False)
 
@@ -244,7 +250,7 @@ class Masks:
             raise TypeError("Masks are built with Masks.from_dense(...) or Masks.from_rles(...)")
         n = len(held)
         columns: dict[str, Sized | None] = {"scores": self.scores, "labels": self.labels, "ids": self.ids}
-        columns |= {"stability": self.stability, "logits": self.logits}
+        columns |= {name: getattr(self, name) for name in _OPTIONAL_COLUMNS}
         for column, values in columns.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{column} must have a value for each of the {n} masks, got {len(values)}")
@@ -274,20 +280,21 @@ class Masks:
 
     @classmethod
     def concat(cls, parts: Sequence["Masks"]) -> "Masks":
-        """The rows of all `parts`, which must be of one size; low-resolution logits are kept if all have them."""
+        """The rows of all `parts`, which must be of one size; a column that not all have is left out."""
         if not parts or len({part.size for part in parts}) != 1:
             raise ValueError(f"concat needs results of one size, got {[part.size for part in parts]}")
-        stability = [part.stability for part in parts if part.stability is not None]
-        logits = [part.logits for part in parts if part.logits is not None]
-        same_frame = len({low.shape[1:] for low in logits}) == 1
+        optional: dict[str, np.ndarray] = {}
+        for name in _OPTIONAL_COLUMNS:
+            values = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+            if len(values) == len(parts) and len({value.shape[1:] for value in values}) == 1:
+                optional[name] = np.concatenate(values)
         return cls.from_rles(
             [one for part in parts for one in part.rles],
             parts[0].size,
             scores=np.concatenate([part.scores for part in parts]),
             labels=tuple(label for part in parts for label in part.labels),
             ids=np.concatenate([part.ids for part in parts]),
-            stability=np.concatenate(stability) if len(stability) == len(parts) else None,
-            logits=np.concatenate(logits) if len(logits) == len(parts) and same_frame else None,
+            **optional,
         )
 
     def __len__(self) -> int:
@@ -304,8 +311,7 @@ class Masks:
             scores=self.scores[index],
             labels=tuple(self.labels[i] for i in index),
             ids=self.ids[index],
-            stability=None if self.stability is None else self.stability[index],
-            logits=None if self.logits is None else self.logits[index],
+            **{name: values[index] for name in _OPTIONAL_COLUMNS if (values := getattr(self, name)) is not None},
             dense=None if self.dense is None else self.dense[index],
             packed=None if self.packed is None else tuple(self.packed[i] for i in index),
         )

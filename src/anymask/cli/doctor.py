@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a broken installation raises on import.
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 # What adds to what anymask can do; the packages for its own development are left out.
-_EXTRAS = ("supervision", "train")
+_EXTRAS = ("int8", "onnx", "openvino", "supervision", "train")
 _REINSTALL = "install anymask again in a fresh environment: pip install --force-reinstall anymask"
 
 

@@ -27,7 +27,7 @@ _NAMES = {
 SAM = Capabilities(notes={**_POINTS, **_NO_TEXT})
 MOBILE = SAM
 SAM2 = Capabilities(
-    thresholds=Thresholds(pred_iou=0.8),
+    thresholds=Thresholds(predicted_iou=0.8),
     notes={
         **_POINTS,
         "single mask": "where it is not stable, the surest of the candidates takes its place",
@@ -38,7 +38,7 @@ SAM3 = Capabilities(
     text=True,
     exemplars=True,
     concepts=True,
-    thresholds=Thresholds(instance=0.0, product=0.5, pred_iou=0.8),
+    thresholds=Thresholds(instance=0.0, product=0.5, predicted_iou=0.8),
     notes={**_POINTS, **_NAMES},
 )
 _NO_TRACKER = dict.fromkeys(

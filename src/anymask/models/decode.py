@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from anymask.models.shared_two_way import Cells, SharedTwoWay
 
+SCORED_AT_ONCE = 4  # prompts: each needs about 10 MB, and larger chunks leave the cache
 MASKS_AT_ONCE = 2  # prompts upscaled together: each needs 8 MB at full size, and larger chunks leave the cache
 
 
@@ -53,6 +54,10 @@ class Scored(Protocol):
 class Stage(Protocol):
     """A decoder made ready for one image."""
 
+    @property
+    def chunk(self) -> int:
+        """How many prompts at once suit it."""
+
     def score(self, prompts: PromptTensors) -> Scored:
         """The candidates of each prompt: whole, part, subpart."""
 
@@ -74,6 +79,7 @@ class WholeStage:
     """For decoders that give scores and masks in one go: `respond` as in `PromptableModel`, for the one image."""
 
     respond: Callable[[PromptTensors], tuple[Tensor, Tensor]]
+    chunk: int
 
     def score(self, prompts: PromptTensors) -> Whole:
         """As `Stage.score`."""
@@ -87,6 +93,8 @@ class SharedStage:
     `tokens` are the decoder's own, of which the one at `iou_at` predicts the IoU and those after it make masks; `finer`
     are SAM 2's features at strides 4 and 8; `embed` gives the sparse tokens of prompts, n t c.
     """
+
+    chunk = SCORED_AT_ONCE
 
     def __init__(
         self,

@@ -1,58 +1,81 @@
-"""The two halves of a model as modules of tensors alone, and as graphs: what runtimes and exported folders are made of.
+"""The two halves of a model as ONNX graphs: what other runtimes compute, and what exported folders hold.
 
 The encoder takes `pixel_values` and gives the family's features by name. The decoder takes those of one image and any
-number of prompts, each with any number of clicks (`Clicks`), and gives what every mask token says of each prompt.
+number of prompts, each with any number of clicks (`promptable.Clicks`), and gives what every mask token says of each.
+OpenVINO reads the same graphs: its own conversion of PyTorch modules (2026.4) gives wrong features for SAM and Hiera.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anymask.models.promptable import Clicks, PromptableModel
 
 CLICKS = ("point_coords", "point_labels", "mask_input", "has_mask_input")  # segment-anything's names, `SamOnnxModel`
 ANSWERS = ("logits", "predicted_iou")
-EXAMPLE_PROMPTS, EXAMPLE_POINTS = 3, 5  # neither 0 nor 1, which would become constants of the graph
+EXAMPLE_PROMPTS, EXAMPLE_LABELS = 3, (1, 0, 2, 3, -1)  # as many as would not become constants of the graph
+SHAPED_BY = {"point_coords": ("prompts", "points"), "point_labels": ("prompts", "points")}
+EXTRAS = {  # of runtimes and of what quantises: the extra that brings it, and what is imported of it
+    "openvino": ("openvino", ("openvino", "onnx", "onnxscript")),
+    "onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")),
+    "int8": ("int8", ("nncf",)),
+}
 
 
 @dataclass(frozen=True)
 class Half:
-    """A module with what a graph of it is called with; `dynamic` are the axes of its inputs that are not fixed."""
+    """A module of tensors alone, and what it is called with."""
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
-    dynamic: Mapping[str, Mapping[int, str]]
-
-    def exported(self) -> torch.export.ExportedProgram:
-        """As PyTorch's own graph."""
-        axes = {name: torch.export.Dim(name) for name in {axis for one in self.dynamic.values() for axis in one.values()}}
-        shapes = tuple({i: axes[axis] for i, axis in self.dynamic.get(name, {}).items()} for name in self.inputs)
-        with torch.no_grad():
-            return torch.export.export(self.module, tuple(self.inputs.values()), dynamic_shapes={"inputs": shapes})
+    dynamic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of the first axes of inputs
 
 
-def encoder_of(model: PromptableModel) -> Half:
-    """Of one image; the features are those that the decoder takes."""
-    pixels = torch.zeros(1, 3, *input_size(model), dtype=model.dtype, device=model.device)
-    names = model.decoder_features
-    return Half(_Encoder(model, names), {"pixel_values": pixels}, names, {})
+def require(what: str) -> None:
+    """Raises ValueError that names the extra to install, if a runtime of `EXTRAS` is not here."""
+    extra, modules = EXTRAS[what]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'anymask[{extra}]'")
+
+
+def encoder_of(model: PromptableModel, features: Sequence[str]) -> Half:
+    """Of one image, with these of its features."""
+    h, w = model.frame((8, 8)).input_size
+    pixels = torch.zeros(1, 3, h, w, dtype=model.dtype, device=model.device)
+    return Half(_Encoder(model, features), {"pixel_values": pixels}, tuple(features))
 
 
 def decoder_of(model: PromptableModel, features: Mapping[str, Tensor]) -> Half:
     """Of prompts on one image, whose `features` serve as an example."""
-    n, p = EXAMPLE_PROMPTS, EXAMPLE_POINTS
-    labels = torch.tensor([1, 0, 2, 3, -1]).expand(n, p).contiguous()
-    masks = torch.zeros(n, *mask_size(model))
-    clicks = (torch.ones(n, p, 2), labels, masks, torch.zeros(n))
-    dynamic: dict[str, dict[int, str]] = {name: {0: "prompts"} for name in CLICKS}
-    dynamic["point_coords"] = dynamic["point_labels"] = {0: "prompts", 1: "points"}
-    inputs = {name: features[name] for name in model.decoder_features} | dict(zip(CLICKS, clicks, strict=True))
-    return Half(_Decoder(model, model.decoder_features), inputs, ANSWERS, dynamic)
+    n, names = EXAMPLE_PROMPTS, model.decoder_features
+    labels = torch.tensor(EXAMPLE_LABELS).expand(n, -1).contiguous()
+    masks = torch.zeros(n, model.mask_side, model.mask_side)
+    clicks = (torch.ones(*labels.shape, 2), labels, masks, torch.zeros(n))
+    inputs = {name: features[name] for name in names} | dict(zip(CLICKS, clicks, strict=True))
+    return Half(_Decoder(model, names), inputs, ANSWERS, {name: SHAPED_BY.get(name, ("prompts",)) for name in CLICKS})
+
+
+def write_onnx(half: Half, path: Path) -> None:
+    """The graph and its weights, as one file or, if that were too large for the format, with a file beside it."""
+    axes = {name: torch.export.Dim(name) for names in half.dynamic.values() for name in names}
+    shapes = tuple({i: axes[axis] for i, axis in enumerate(half.dynamic.get(name, ()))} for name in half.inputs)
+    with torch.no_grad(), _quiet():
+        graph = torch.export.export(half.module, tuple(half.inputs.values()), dynamic_shapes={"inputs": shapes})
+        program = torch.onnx.export(
+            graph, dynamo=True, verbose=False, input_names=list(half.inputs), output_names=list(half.outputs)
+        )
+    if program is None:  # for type checkers: so it is when a file is written right away
+        raise RuntimeError("torch.onnx.export gave no program")
+    program.save(path)
 
 
 class _Encoder(nn.Module):
@@ -77,3 +100,19 @@ class _Decoder(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         features = dict(zip(self.names, inputs[: len(self.names)], strict=True))
         return self.model.answer_clicks(features, Clicks(*inputs[len(self.names) :]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch and its exporter say to those who write them."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -17,8 +17,11 @@ from anymask.models import mobile_keys, sam2_keys, sam3_keys, sam_keys, sources
 from anymask.models.catalogue import CATALOGUE, Entry
 from anymask.models.checkpoints import check_file, first, metadata_of, read_config, read_state, whole_weights_of
 from anymask.models.devices import pick_device, pick_dtype
+from anymask.models.exported import is_exported, read_about, read_exported
 from anymask.models.pocket import PocketModel
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError, Model
+from anymask.models.runtimes import ON_THE_CPU, check_runtime, runtime_for
 
 __all__ = ["CATALOGUE", "CheckpointError", "Entry", "check", "load", "pick_device", "recognise"]
 
@@ -35,28 +38,39 @@ MODEL_TYPES = {kind: family for family, (_, keys) in FAMILIES.items() for kind i
 _log = logging.getLogger("anymask")
 
 
-def load(model: str | Path = "pocket", device: str = "auto", dtype: torch.dtype | str | None = None) -> Model:
-    """A model by catalogue name, hub id, folder (as transformers saves it) or file (pocket's or an original one).
+def load(
+    model: str | Path = "pocket",
+    device: str = "auto",
+    dtype: torch.dtype | str | None = None,
+    runtime: str = "auto",
+) -> Model:
+    """A model by catalogue name, hub id, folder (of transformers or `export`) or file (pocket's or an original one).
 
     `device` is auto, cpu, cuda or mps. `dtype` is that of the weights: float32 if None, auto for what suits the device.
+    `runtime` is what computes it: auto, eager, compile, openvino or onnxruntime (docs/runtimes.md).
     Raises ValueError for an unknown name (with the nearest ones), FileNotFoundError for a path that is not there,
     CheckpointError for weights that are missing, gated, broken or of another architecture.
     """
-    chosen = pick_device(device)
+    chosen = pick_device(check_runtime(runtime, device))
     number = pick_dtype(dtype, chosen)
     found = sources.locate(model)
     path = sources.weights_at(found.path)
     name = _own_name(found.path, path) if found.given else str(model)
-    if not path.is_dir():
-        return _from_file(path, chosen, number, name)
-    family = MODEL_TYPES[read_config(path, MODEL_TYPES)["model_type"]]
-    own: Model = _family(family).from_folder(path, chosen, number, name)
+    if is_exported(path):
+        _check_for_export(path, device, number)
+        return read_exported(path, runtime, name, _family)
+    in_graphs = runtime in ON_THE_CPU
+    own = _with_weights(path, chosen, torch.float32 if in_graphs else number, name)
+    if isinstance(own, PromptableModel):
+        own.runtime = runtime_for(own, runtime, number)
     return own
 
 
 def check(path: Path) -> None:
     """Raises CheckpointError if the folder or file of `sources.weights_at` is of no known family, or is not whole."""
-    if path.is_dir():
+    if is_exported(path):
+        read_about(path)
+    elif path.is_dir():
         read_config(path, MODEL_TYPES)
         for file in whole_weights_of(path):
             check_file(file)
@@ -79,6 +93,21 @@ def _own_name(given: Path, path: Path) -> str:
     return path.stem if folder is None else folder.resolve().name
 
 
+def _with_weights(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
+    if not path.is_dir():
+        return _from_file(path, device, dtype, name)
+    family = MODEL_TYPES[read_config(path, MODEL_TYPES)["model_type"]]
+    own: Model = _family(family).from_folder(path, device, dtype, name)
+    return own
+
+
+def _check_for_export(path: Path, device: str, dtype: torch.dtype) -> None:
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"{path} is an exported model, which computes on the CPU: give --device cpu")
+    if dtype != torch.float32:
+        _log.warning("%s computes in what it was exported in, not %s", path, str(dtype).removeprefix("torch."))
+
+
 def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
     if _is_pocket(path):
         if dtype != torch.float32:
@@ -91,6 +120,8 @@ def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
 
 
 def _family(name: str) -> Any:
+    if name == PocketModel.family:
+        return PocketModel
     module, _, attribute = FAMILIES[name][0].partition(":")
     return getattr(import_module(module), attribute)
 

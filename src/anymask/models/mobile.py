@@ -87,10 +87,8 @@ class MobileSam(Sam):
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "MobileSam":
         """A folder of `save`. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
-        given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
-        sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
         with building(folder):
-            network = build(MobileSamConfig(**sizes))
+            network = build(_config(values))
         fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
@@ -107,10 +105,21 @@ class MobileSam(Sam):
         """config.json and model.safetensors, laid out as transformers would."""
         write_folder(folder, self.network, self.config)
 
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "MobileSam":
+        """As `PromptableModel.without_weights`."""
+        return cls(build(_config(config)), "meta", name)
+
     @property
     def config(self) -> dict[str, Any]:
         """The sizes, under the name of the family."""
         return {"model_type": MODEL_TYPES[0], **asdict(self.network.vision_encoder.config)}
+
+
+def _config(values: Mapping[str, Any]) -> MobileSamConfig:
+    given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
+    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    return MobileSamConfig(**sizes)
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

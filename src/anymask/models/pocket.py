@@ -12,10 +12,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anymask.models.decode import PromptTensors
+from anymask.models.decode import PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
-from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
+from anymask.models.pocket_network import (
+    PocketConfig,
+    PocketFeatures,
+    PocketNetwork,
+    PocketOutput,
+    PocketPrompts,
+    normalise,
+)
+from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.models.promptable import Clicks, PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
@@ -25,9 +33,10 @@ from anymask.types import Features, Frame, Image, Prompt, Size
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
 MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
+DRAWN_ON = ("s16", "s8", "s4")  # features that prompts are drawn on
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 # From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
-THRESHOLDS = Thresholds(presence=0.62, pred_iou=0.5, stability=0.6)
+THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.5, stability=0.6)
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
@@ -116,18 +125,41 @@ class PocketModel(PromptableModel):
         self, features: Mapping[str, Tensor], clicks: Clicks
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """As `PromptableModel.answer_clicks`, without a name."""
-        return self.network.answer_clicks(
-            PocketFeatures(**features), clicks.coords, clicks.labels, clicks.masks, clicks.has_mask > 0
-        )
+        levels = [features[name] for name in DRAWN_ON]
+        return self.network.answer_clicks(levels, clicks.coords, clicks.labels, clicks.masks, clicks.has_mask > 0)
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """The pyramid."""
+        return DRAWN_ON
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The pyramid, and what names are looked for in."""
+        return *DRAWN_ON, "text_s8"
 
     def padding(self, points: int, boxed: bool) -> int:
         """As in training, where a click, a box and SAM's own padding point are always there."""
         return 1 + (points == 0) + 2 * (not boxed)
 
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "PocketModel":
+        """As `PromptableModel.without_weights`; it knows no names."""
+        with torch.device("meta"):
+            network = PocketNetwork(PocketConfig(**{key: config[key] for key in config if key != "model_type"}))
+        return cls(network.eval(), _no_text, "meta", name)
+
     @property
     def config(self) -> dict[str, Any]:
-        """The sizes of the network."""
-        return asdict(self.network.config)
+        """The sizes of the network, under the name of the family."""
+        return {"model_type": self.family, **asdict(self.network.config)}
+
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Lone clicks share the image but for what is around them."""
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output or not self._can_share:
+            return whole
+        return ClickStage(self.network, PocketFeatures(**features.tensors), self._whole, whole)
 
     def save(self, folder: Path) -> None:
         """Writes `pocket.safetensors` with the text tower, which `load` reads from the folder."""
@@ -259,6 +291,10 @@ class PocketModel(PromptableModel):
         rows = torch.zeros(len(points), dtype=torch.long, device=self.device)
         labels = torch.ones(points.shape[:2], dtype=torch.long, device=self.device)
         return rows, PromptTensors(points, labels, text=text)
+
+
+def _no_text() -> tuple[TextTower, Tokenizer]:
+    raise ValueError("an exported pocket knows no names: use pocket itself")
 
 
 @torch.no_grad()

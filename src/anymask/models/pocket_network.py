@@ -9,6 +9,7 @@ Shapes: b images, n prompts, p points, l text tokens, d width; a square input gi
 side q, e, g at strides 4, 8, 16.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -122,13 +123,16 @@ class PocketNetwork(nn.Module):
 
     def answer_clicks(
         self,
-        features: PocketFeatures,
+        levels: Sequence[Tensor],
         coords: Float[Tensor, "n p 2"],
         labels: Int[Tensor, "n p"],
         masks: Float[Tensor, "n q q"],
         has_mask: Bool[Tensor, "n"],
     ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
-        """Logits and predicted IoU on one image; clicks have labels 0, 1, 2 and 3 (corners of a box) or -1 (none)."""
+        """Logits and predicted IoU on one image, without text; `levels` are its features at strides 16, 8 and 4.
+
+        Clicks have labels 0 and 1, 2 and 3 (corners of a box) or -1 (empty).
+        """
         n, slots, device = coords.shape[0], self.config.text_slots, coords.device
         corners = [(coords * (labels == corner)[..., None]).sum(1) for corner in (2, 3)]
         prompts = PocketPrompts(
@@ -141,8 +145,7 @@ class PocketNetwork(nn.Module):
             text_tokens=coords.new_zeros(n, slots, self.config.text_width),
             text_mask=torch.zeros(n, slots, dtype=torch.bool, device=device),
         )
-        scores = features.text_s8.new_zeros(n, *features.text_s8.shape[2:])
-        return self.decoder.answer_clicks(features, prompts, labels, scores)
+        return self.decoder.answer_clicks(levels, prompts, labels, coords.new_zeros(n, *levels[1].shape[2:]))
 
     def score(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> Float[Tensor, "n h w"]:
         """The text score map of each prompt, zero for a prompt without text."""
@@ -221,45 +224,64 @@ class PocketDecoder(nn.Module):
         prompts: PocketPrompts,
         score_map: Float[Tensor, "n h w"],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        seen = [level[rows] for level in (features.s16, features.s8, features.s4)]
-        dense = self._mask_embedding(prompts)
-        return self._decode(seen, self._tokens(prompts), dense, self.drawing(prompts, score_map))
+        drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
+        image = self.mix16(features.s16[rows] + self._mask_embedding(prompts) + drawn16)
+        tokens, image = self.attend(self.tokens(prompts), image.flatten(2).transpose(1, 2))
+        logits = self.masks(tokens, image, features.s8[rows] + drawn8, features.s4[rows] + drawn4)
+        return logits, self.predicted_iou(tokens), self.presence_head(tokens[:, 0]).squeeze(1)
 
     def answer_clicks(
         self,
-        features: PocketFeatures,
+        levels: Sequence[Tensor],
         prompts: PocketPrompts,
         labels: Int[Tensor, "n p"],
         score_map: Float[Tensor, "n h w"],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
         """On one image, with the tokens of `prompts.points` by `labels`, corners and empty clicks among them."""
-        sparse = self.prompt_encoder(prompts.points / self.config.image_size, labels)
-        seen = [features.s16, features.s8, features.s4]
+        drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
         dense = torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
-        tokens = self._with_own(sparse, prompts)
-        return self._decode(seen, tokens, dense, self.drawing(prompts, score_map))[:2]
+        # In this order: OpenVINO (2026.4) fails where the features of one image are added right after a convolution.
+        s16, s8, s4 = levels
+        image = self.mix16(s16 + dense + drawn16)
+        sparse = self.prompt_encoder(prompts.points / self.config.image_size, labels)
+        tokens, image = self.attend(self._with_own(sparse, prompts), image.flatten(2).transpose(1, 2))
+        return self.masks(tokens, image, s8 + drawn8, s4 + drawn4), self.predicted_iou(tokens)
 
-    def _decode(
+    def attend(
+        self, tokens: Float[Tensor, "n k d"], image: Float[Tensor, "n i d"]
+    ) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n i d"]]:
+        """Tokens and the cells of the stride-16 map after they have seen each other."""
+        position = self.prompt_encoder.shared_embedding.grid(self.config.grid)
+        attended: tuple[Tensor, Tensor] = self.transformer(tokens, image, position)
+        return attended
+
+    def predicted_iou(self, tokens: Float[Tensor, "n k d"]) -> Float[Tensor, "n m"]:
+        """Of every mask token, from 0 to 1."""
+        mask_tokens = self._mask_tokens(tokens)
+        iou: Tensor = self.iou_head(torch.cat([mask_tokens, tokens[:, 1:2].expand_as(mask_tokens)], dim=2))
+        return iou.squeeze(2).sigmoid()
+
+    def masks(
         self,
-        seen: list[Tensor],
         tokens: Float[Tensor, "n k d"],
-        dense: Tensor,
-        drawn: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`seen` are the features at strides 16, 8 and 4, of one image or of each prompt; `drawn` at 4, 8 and 16."""
-        s16, s8, s4 = seen
-        drawn4, drawn8, drawn16 = drawn
-        # In this order: OpenVINO (2026.4) fails on a convolution with the features of one image added right after it.
-        tokens, image = self._attend(tokens, self.mix16(s16 + dense + drawn16))
-        s8 = self.mix8(self.norm8(self.up8(image) + s8 + drawn8))
-        s4 = self.mix4(self.norm4(self.up4(s8) + s4 + drawn4))
-        mask_tokens = tokens[:, 2 : 2 + self.config.mask_tokens]
+        image: Float[Tensor, "n i d"],
+        s8: Float[Tensor, "n d8 e e"],
+        s4: Float[Tensor, "n d4 q q"],
+    ) -> Float[Tensor, "n m q q"]:
+        """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
+        side = self.config.grid
+        coarse = image.transpose(1, 2).unflatten(2, (side, side))
+        s8 = self.mix8(self.norm8(self.up8(coarse) + s8))
+        s4 = self.mix4(self.norm4(self.up4(s8) + s4))
+        mask_tokens = self._mask_tokens(tokens)
         hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
-        logits = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
-        iou_in = torch.cat([mask_tokens, tokens[:, 1:2].expand_as(mask_tokens)], dim=2)
-        return logits, self.iou_head(iou_in).squeeze(2).sigmoid(), self.presence_head(tokens[:, 0]).squeeze(1)
+        logits: Tensor = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
+        return logits
 
-    def _tokens(self, prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
+    def _mask_tokens(self, tokens: Float[Tensor, "n k d"]) -> Float[Tensor, "n m d"]:
+        return tokens[:, 2 : 2 + self.config.mask_tokens]
+
+    def tokens(self, prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
         """Output tokens, clicks, box corners (labels 2 and 3 of SAM's point embedding) and text tokens."""
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
@@ -288,12 +310,6 @@ class PocketDecoder(nn.Module):
         embedded: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-10, 10))
         return embedded
 
-    def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        side = image.shape[-1]
-        position = self.prompt_encoder.shared_embedding.grid(side)
-        tokens, flat = self.transformer(tokens, image.flatten(2).transpose(1, 2), position)
-        return tokens, flat.transpose(1, 2).unflatten(2, (side, side))
-
 
 class Drawing(nn.Module):
     """Prompts as maps of the image, at strides 4, 8 and 16."""
@@ -307,7 +323,11 @@ class Drawing(nn.Module):
         self.conv16 = nn.Sequential(nn.ReLU(), nn.Conv2d(d8, d, 2, stride=2))
 
     def forward(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        drawn4 = self.conv4(self.draw(prompts, score_map))
+        return self.spread(self.draw(prompts, score_map))
+
+    def spread(self, maps: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Drawn maps as features at strides 4, 8 and 16."""
+        drawn4 = self.conv4(maps)
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 

@@ -104,8 +104,23 @@ class PromptableModel(ABC):
 
     @property
     @abstractmethod
+    def decoder_features(self) -> tuple[str, ...]:
+        """The names of the features that points, boxes and masks are answered with."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of all that `embed` gives."""
+        return self.decoder_features
+
+    @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What `config.json` says: of it `of_config` makes the same family, without weights."""
+        """What `config.json` says; `without_weights` takes it."""
+
+    @classmethod
+    @abstractmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "PromptableModel":
+        """The family on the meta device, for graphs that hold the weights."""
 
     def choose(
         self, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"], multimask_output: bool
@@ -128,11 +143,8 @@ class PromptableModel(ABC):
     def clicks(self, prompts: PromptTensors) -> Clicks:
         """The same prompts in the form of `answer_clicks`."""
         n, boxed = len(prompts), prompts.boxes is not None
-        coords, labels, empty = (
-            prompts.point_coords,
-            prompts.point_labels,
-            self.padding(prompts.point_coords.shape[1], boxed),
-        )
+        coords, labels = prompts.point_coords, prompts.point_labels
+        empty = self.padding(coords.shape[1], boxed)
         if prompts.boxes is not None:
             coords = torch.cat([coords, prompts.boxes.view(n, 2, 2)], dim=1)
             labels = torch.cat([labels, labels.new_tensor(CORNERS).expand(n, 2)], dim=1)
@@ -144,9 +156,9 @@ class PromptableModel(ABC):
             coords.new_full((n,), prompts.masks is not None),
         )
 
-    def stage(self, features: Features) -> Stage:
-        """The decoder made ready for many prompts on one image."""
-        return self._whole_stage(features)
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""
+        return self._whole_stage(features, multimask_output)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -222,14 +234,13 @@ class PromptableModel(ABC):
         """Whether the decoder's own modules may be run in stages."""
         return self.runtime.answers is None and self.dtype == torch.float32
 
-    def _whole_stage(self, features: Features) -> WholeStage:
-        """Three candidates of each prompt, masks and all."""
+    def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
 
         def respond(prompts: PromptTensors) -> tuple[Tensor, Tensor]:
             rows = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
-            return self.respond(features.tensors, rows, prompts, True)
+            return self.respond(features.tensors, rows, prompts, multimask_output)
 
-        return WholeStage(respond)
+        return WholeStage(respond, self.chunk)
 
     def _check(self, prompts: Sequence[Prompt]) -> None:
         if any(prompt.is_semantic for prompt in prompts):

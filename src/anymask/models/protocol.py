@@ -26,14 +26,15 @@ class CheckpointError(Exception):
 class Thresholds:
     """From when on a find counts: the presence of a name, the score of an instance, and the two multiplied.
 
-    `pred_iou` and `stability` are for everything mode, which is to come: which answers to a grid of clicks to keep.
+    `predicted_iou` and `stability` are for everything mode: which answers to its grid of clicks to keep.
     """
 
     presence: float = 0.5
     instance: float = 0.28
     product: float = 0.0
-    pred_iou: float = 0.88
+    predicted_iou: float = 0.88
     stability: float = 0.95
+    points_per_side: int = 32
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,9 @@ class Sam(PromptableModel):
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam":
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
-        kind = values["model_type"]
         with building(folder):
-            network = build(SamHQConfig(**values) if kind == "sam_hq" else SamConfig(**values))
-        fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
+            network = build(_config(values))
+        fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
     @classmethod
@@ -141,10 +140,10 @@ class Sam(PromptableModel):
         iou, order = iou.sort(dim=1, descending=True)
         return logits.take_along_dim(order[..., None, None], 1) + high_quality, iou
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image for SAM in float32; HQ-SAM's token reads maps that only whole masks have."""
-        whole = self._whole_stage(features)
-        if self._is_hq or not self._can_share:
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
+        whole = self._whole_stage(features, multimask_output)
+        if self._is_hq or not multimask_output or not self._can_share:
             return whole
         decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
         image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
@@ -155,6 +154,16 @@ class Sam(PromptableModel):
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors."""
         write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """One map, and for HQ-SAM an early one."""
+        return ("image_embedding", "early_embedding") if self._is_hq else ("image_embedding",)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam":
+        """As `PromptableModel.without_weights`."""
+        return cls(build(_config(config)), "meta", name)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -200,6 +209,10 @@ class Sam(PromptableModel):
         if not points and prompts.boxes is None:
             return dense.new_zeros(len(prompts), 0, dense.shape[1]), dense
         return sparse[:, 0].to(self.dtype), dense
+
+
+def _config(values: Mapping[str, Any]) -> SamConfig | SamHQConfig:
+    return SamHQConfig(**values) if values["model_type"] == "sam_hq" else SamConfig(**values)
 
 
 def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:

@@ -47,7 +47,7 @@ class Sam2(PromptableModel):
         """From a folder of transformers, of the image or the video model; raises CheckpointError."""
         config = read_config(folder, sam2_keys.MODEL_TYPES)
         with building(folder):
-            network = _build(config["model_type"], {part: config[part] for part in CONFIG_PARTS if part in config})
+            network = _build(config["model_type"], _parts(config))
         state = sam2_keys.image_part(read_folder(folder))
         load_strictly(network, in_dtype(state, dtype), folder, f"{config['model_type']} as its config.json says")
         return cls(network, device, name)
@@ -120,10 +120,10 @@ class Sam2(PromptableModel):
             return super().choose(logits, predicted_iou, multimask_output)
         return stable_or_surest(self.network.mask_decoder, logits, predicted_iou)
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image in float32."""
-        whole = self._whole_stage(features)
-        if not self._can_share:
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32."""
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output or not self._can_share:
             return whole
         levels = [features.tensors[level] for level in LEVELS]
         position = self.network.get_image_wide_positional_embeddings()
@@ -134,6 +134,16 @@ class Sam2(PromptableModel):
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors of the image model, also where the weights came with a memory."""
         write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """From fine to coarse."""
+        return LEVELS
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam2":
+        """As `PromptableModel.without_weights`."""
+        return cls(_build(config["model_type"], _parts(config)), "meta", name)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -215,6 +225,10 @@ def stable_or_surest(
 def _fewest(image_rows: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     """One row where all are the same: the decoder adds its features to every prompt, without a copy for each."""
     return image_rows[:1] if bool((image_rows == image_rows[0]).all()) else image_rows
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: config[part] for part in CONFIG_PARTS if part in config}
 
 
 def _build(kind: str, config: dict[str, Any]) -> Sam2Model | EdgeTamModel:

@@ -144,11 +144,11 @@ class Sam3(PromptableModel):
             return super().choose(logits, predicted_iou, multimask_output)
         return stable_or_surest(self.tracker.mask_decoder, logits, predicted_iou)
 
-    def stage(self, features: Features) -> Stage:
-        """Without copies of the image in float32. Raises ValueError if the weights have no tracker."""
+    def stage(self, features: Features, multimask_output: bool = True) -> Stage:
+        """Candidates without copies of the image in float32. Raises ValueError if the weights have no tracker."""
         self._check_tracker()
-        whole = self._whole_stage(features)
-        if not self._can_share:
+        whole = self._whole_stage(features, multimask_output)
+        if not multimask_output or not self._can_share:
             return whole
         levels = [features.tensors[f"tracker_{i}"] for i in range(LEVELS)]
         position = self.tracker.get_image_wide_positional_embeddings()
@@ -201,6 +201,22 @@ class Sam3(PromptableModel):
         write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
         with suppress(CheckpointError):  # no tokenizer was found
             self.tokenizer.save_pretrained(folder)
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """Those of the tracker."""
+        return tuple(f"tracker_{i}" for i in range(LEVELS))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Those of the detector, and of the tracker if there is one."""
+        detector = tuple(f"detector_{i}" for i in range(LEVELS))
+        return detector if self.tracker is None else (*detector, *self.decoder_features)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam3":
+        """As `PromptableModel.without_weights`."""
+        return cls(_build(config), "meta", name)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -212,7 +212,8 @@ def _out(attention: Any) -> nn.Linear:
 
 
 def _by_heads(x: Float[Tensor, "n t e"], heads: int) -> Float[Tensor, "n h t d"]:
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(2, (heads, -1))
+    return split.transpose(1, 2)
 
 
 def _with_all(queries: Float[Tensor, "n h t d"], shared: Float[Tensor, "h p d"]) -> Float[Tensor, "n h t p"]:

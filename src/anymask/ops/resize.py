@@ -10,15 +10,29 @@ from torch.nn import functional
 OUTSIDE = -32.0  # logit of pixels that a crop does not cover
 
 
-def place_logits(
-    logits: Float[Tensor, "n lh lw"], size: tuple[int, int], crop_box: tuple[int, int, int, int]
+def around_crop(
+    logits: Float[Tensor, "n ch cw"], size: tuple[int, int], crop_box: tuple[int, int, int, int]
 ) -> Float[Tensor, "n h w"]:
-    """Logits of a crop, resampled bilinearly into an image of `size`."""
+    """Logits of a crop in an image of `size`, `OUTSIDE` around it."""
     x0, y0, x1, y1 = crop_box
-    grown = functional.interpolate(logits[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
     if (y1 - y0, x1 - x0) == size:
-        return grown
-    return functional.pad(grown, (x0, size[1] - x1, y0, size[0] - y1), value=OUTSIDE)
+        return logits
+    return functional.pad(logits, (x0, size[1] - x1, y0, size[0] - y1), value=OUTSIDE)
+
+
+def sample(
+    logits: Float[Tensor, "lh lw"], rows: Float[Tensor, "h"], columns: Float[Tensor, "w"]
+) -> Float[Tensor, "h w"]:
+    """Logits at every pair of the given places (in cells, the first centre at 0), bilinearly; the border goes on."""
+    across = _between(logits.T, columns).T.contiguous()
+    return _between(across, rows)
+
+
+def _between(values: Float[Tensor, "n m"], places: Float[Tensor, "k"]) -> Float[Tensor, "k m"]:
+    places = places.clamp(0, len(values) - 1)
+    before = places.long()
+    after = (before + 1).clamp(max=len(values) - 1)
+    return torch.lerp(values[before], values[after], (places - before).to(values.dtype)[:, None])
 
 
 def cover(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "lh lw"]:

@@ -24,6 +24,18 @@ def encode(masks: Bool[np.ndarray, "n h w"]) -> tuple[Rle, ...]:
     return tuple(_to_text(rle) for rle in coco_mask.encode(columns_first))
 
 
+def encode_window(window: Bool[np.ndarray, "wh ww"], x0: int, y0: int, size: tuple[int, int]) -> Rle:
+    """The RLE of an image of `size` (h, w) that is empty but for `window`, whose corner lies at x0 y0."""
+    h, w = size
+    columns = np.pad(window.T, ((0, 0), (1, 1)))
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    turns = (column + x0) * h + row + y0  # where runs begin and end, in turn, down the columns of the image
+    seams = np.flatnonzero(np.diff(turns) == 0)  # a run that goes on at the top of the next column
+    turns = np.delete(turns, np.append(seams, seams + 1))
+    runs = np.diff(turns, prepend=0, append=h * w)
+    return from_run_lengths(runs[: len(runs) - int(runs[-1] == 0)].tolist(), size)
+
+
 def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
     """The dense masks of `rles`, all of `size` (h, w); `ValueError` for one whose runs do not fill it."""
     h, w = size

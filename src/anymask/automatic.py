@@ -1,0 +1,333 @@
+"""Everything mode: a grid of clicks on an image, and every mask that is sure and stable enough (SAM, section B).
+
+Argument names, defaults and record keys are those of `SamAutomaticMaskGenerator` (segment-anything, sam2); the names of
+transformers' mask-generation pipeline work as well. `everything` gives `Masks`, or the records; `everything_steps` is
+the same as a generator that can be shown as progress and be stopped, crop by crop. What survives is decided in
+`sieve.py`, how prompts are answered in `models/decode.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike, fspath
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from anymask.data.images import read_image
+from anymask.models.decode import PromptTensors, Stage
+from anymask.models.devices import in_chunks
+from anymask.models.load import load
+from anymask.models.promptable import PromptableModel
+from anymask.models.protocol import CropBox, Model, Thresholds
+from anymask.ops import boxes as box_ops
+from anymask.ops import cleaning, grids, rle
+from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
+from anymask.types import Image, Masks, Size
+
+T = TypeVar("T")
+
+OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+CHUNK = 64  # clicks between two steps of the generator
+MOST_LAYERS = 6  # the sixth has 4,096 crops
+
+
+@dataclass(frozen=True)
+class AutomaticSettings:
+    """The grid, and what survives of its answers; None is the value that suits the model's family."""
+
+    points_per_side: int | None = field(default=None, metadata={"help": "points along a side of the grid of clicks"})
+    points_per_batch: int | None = field(default=None, metadata={"help": "clicks decoded at once; masks do not change"})
+    pred_iou_thresh: float | None = field(default=None, metadata={"help": "least predicted IoU of a mask"})
+    stability_score_thresh: float | None = field(default=None, metadata={"help": "least stability of a mask"})
+    stability_score_offset: float = field(default=1.0, metadata={"help": "of the logits, up and down, for stability"})
+    box_nms_thresh: float = field(default=0.7, metadata={"help": "IoU of boxes in a crop from which one mask stays"})
+    crop_n_layers: int = field(default=0, metadata={"help": "layers of crops: 1 adds 4 crops, 2 adds 4 + 16"})
+    crop_nms_thresh: float = field(default=0.7, metadata={"help": "IoU of boxes between crops, smaller crops first"})
+    crop_overlap_ratio: float = field(default=512 / 1500, metadata={"help": "overlap of crops, of the shorter side"})
+    crop_n_points_downscale_factor: int = field(
+        default=1, metadata={"help": "layer n has so many to the power of n times fewer points a side"}
+    )
+    min_mask_region_area: int = field(default=0, metadata={"help": "fill holes, drop islands of fewer pixels"})
+    multimask_output: bool = field(default=True, metadata={"help": "three masks a click, not one"})
+    exact: bool = field(default=False, metadata={"help": "every step of the reference, at full resolution"})
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a run is: clicks answered, of how many, and the masks of a crop where one has just been finished."""
+
+    done: int
+    total: int
+    masks: Masks | None = None
+
+
+def everything(
+    image: Image | str | PathLike[str] | np.ndarray,
+    *,
+    model: str | PathLike[str] | Model = "pocket",
+    points_per_side: int | None = None,
+    points_per_batch: int | None = None,
+    pred_iou_thresh: float | None = None,
+    stability_score_thresh: float | None = None,
+    stability_score_offset: float | None = None,
+    box_nms_thresh: float | None = None,
+    crop_n_layers: int | None = None,
+    crop_nms_thresh: float | None = None,
+    crop_overlap_ratio: float | None = None,
+    crop_n_points_downscale_factor: int | None = None,
+    point_grids: Sequence[np.ndarray] | None = None,
+    min_mask_region_area: int | None = None,
+    multimask_output: bool | None = None,
+    output_mode: str | None = None,
+    exact: bool | None = None,
+    points_per_crop: int | None = None,
+    crops_n_layers: int | None = None,
+    crops_nms_thresh: float | None = None,
+) -> Masks | list[dict[str, Any]]:
+    """All masks that a grid of clicks finds in an image, surest first; ids count from 1.
+
+    The settings are those of `AutomaticSettings`, None its default; the last three are transformers' names for
+    `points_per_side`, `crop_n_layers` and `crop_nms_thresh`. `point_grids`, x y from 0 to 1, one for the image and one
+    for each layer of crops, take the place of `points_per_side`. With an `output_mode` (binary_mask, uncompressed_rle
+    or coco_rle) the result is a list of the reference's records.
+    """
+    if output_mode not in (None, *OUTPUT_MODES):
+        raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
+    given = {
+        "points_per_side": _either(points_per_side, points_per_crop, "points_per_side and points_per_crop"),
+        "points_per_batch": points_per_batch,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "stability_score_offset": stability_score_offset,
+        "box_nms_thresh": box_nms_thresh,
+        "crop_n_layers": _either(crop_n_layers, crops_n_layers, "crop_n_layers and crops_n_layers"),
+        "crop_nms_thresh": _either(crop_nms_thresh, crops_nms_thresh, "crop_nms_thresh and crops_nms_thresh"),
+        "crop_overlap_ratio": crop_overlap_ratio,
+        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
+        "min_mask_region_area": min_mask_region_area,
+        "multimask_output": multimask_output,
+        "exact": exact,
+    }
+    settings = AutomaticSettings(**{name: value for name, value in given.items() if value is not None})
+    picture = read_image(image)
+    network = model if isinstance(model, Model) else load(fspath(model))
+    masks = collect(everything_steps(picture, network, settings, point_grids), picture.size)
+    return masks if output_mode is None else to_records(masks, output_mode)
+
+
+def everything_steps(
+    image: Image, model: Model, settings: AutomaticSettings, point_grids: Sequence[np.ndarray] | None = None
+) -> Iterator[Step]:
+    """`everything` as a generator: to cancel stop asking. Crops come smallest first, so that their masks are final.
+
+    Only `exact` with `min_mask_region_area` gives all masks in the last step: the reference cleans them at the end.
+    """
+    if not isinstance(model, PromptableModel) or not model.capabilities.points:
+        raise ValueError(
+            f"everything mode needs a model that takes points: {model.name} knows names and exemplars alone"
+        )
+    own = model.capabilities.thresholds
+    parts = _parts(image.size, settings, _first(settings.points_per_side, own.points_per_side), point_grids)
+    return _Run(image, model, settings, _limits(settings, own)).steps(parts)
+
+
+def collect(steps: Iterator[Step], size: Size) -> Masks:
+    """The masks of all steps, with ids from 1."""
+    masks = Masks.concat([_nothing(size), *(step.masks for step in steps if step.masks is not None)])
+    return replace(masks, ids=np.arange(1, len(masks) + 1))
+
+
+def to_records(masks: Masks, output_mode: str = "binary_mask") -> list[dict[str, Any]]:
+    """The records of SamAutomaticMaskGenerator; `bbox` and `crop_box` are x y w h in whole pixels."""
+    make = {
+        "binary_mask": lambda one: rle.decode([one], masks.size)[0],
+        "uncompressed_rle": lambda one: {"size": list(masks.size), "counts": rle.run_lengths(one).tolist()},
+        "coco_rle": dict,
+    }[output_mode]
+    points, crops = _column(masks, "point_coords"), _column(masks, "crop_boxes")
+    return [
+        {
+            "segmentation": make(one),
+            "area": int(area),
+            "bbox": _xywh(box),
+            "predicted_iou": float(score),
+            "point_coords": [[float(side) for side in point]],
+            "stability_score": float(stable),
+            "crop_box": _xywh(crop),
+        }
+        for one, area, box, score, stable, point, crop in zip(
+            masks.rles, masks.areas, masks.boxes, masks.scores, _column(masks, "stability"), points, crops, strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A crop and the clicks on it, in pixels of the image."""
+
+    crop_box: CropBox
+    points: Float[np.ndarray, "n 2"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One image through one model."""
+
+    image: Image
+    model: PromptableModel
+    settings: AutomaticSettings
+    limits: Limits
+
+    def steps(self, parts: Sequence[_Part]) -> Iterator[Step]:
+        """Each part in turn; of masks found in several crops the first one stays."""
+        done, total, found = 0, sum(len(part.points) for part in parts), _nothing(self.image.size)
+        late = self.settings.exact and self.settings.min_mask_region_area > 0
+        for part in parts:
+            stage, sieve = self._begun(part.crop_box)
+            for some in np.array_split(part.points, range(CHUNK, len(part.points), CHUNK)):
+                if done:
+                    yield Step(done, total)
+                self._answer(stage, sieve, some)
+                done += len(some)
+            masks = self._new(sieve.masks(), found, across=len(parts) > 1)
+            found = Masks.concat([found, masks])
+            if not late:
+                yield Step(done, total, self._cleaned(masks))
+        if late:
+            yield Step(done, total, self._cleaned(found))
+
+    def _begun(self, crop_box: CropBox) -> tuple[Stage, Sieve]:
+        features = self.model.encode([self.image], [crop_box])[0]
+        sieve = (ExactSieve if self.settings.exact else FastSieve)(features.frame, self.limits)
+        with torch.inference_mode():
+            return self.model.stage(features, self.settings.multimask_output), sieve
+
+    @torch.inference_mode()
+    def _answer(self, stage: Stage, sieve: Sieve, points: Float[np.ndarray, "n 2"]) -> None:
+        """The clicks, in chunks that fit in memory, through the sieve."""
+        at = torch.from_numpy(sieve.frame.to_model(points)).to(self.model.device)[:, None]
+        one = torch.ones(len(points), 1, dtype=torch.long, device=self.model.device)
+
+        def run(rows: Sequence[int]) -> None:
+            chosen = list(rows)
+            sieve.add(points[chosen], stage.score(PromptTensors(at[chosen], one[chosen])))
+
+        in_chunks(run, range(len(points)), self.settings.points_per_batch or stage.chunk, self.model.device)
+
+    def _new(self, masks: Masks, found: Masks, across: bool) -> Masks:
+        """Those whose boxes no mask of an earlier crop, or a better one of this, overlaps too much."""
+        if not across or not len(masks):
+            return masks
+        boxes = _inclusive(Masks.concat([found, masks]).boxes)
+        ranks = np.repeat((2.0, 1.0), (len(found), len(masks)))
+        kept = box_ops.distinct(boxes, ranks, self.settings.crop_nms_thresh) - len(found)
+        return masks[kept[kept >= 0]]
+
+    def _cleaned(self, masks: Masks) -> Masks:
+        """Without small holes and islands, and what has become alike by that; masks that needed nothing go first."""
+        area = self.settings.min_mask_region_area
+        if not area or not len(masks):
+            return masks
+        pairs = [cleaning.without_small_regions(one.masks[0], area) for one in masks]
+        rles = [
+            rle.encode(mask[None])[0] if changed else one
+            for (mask, changed), one in zip(pairs, masks.rles, strict=True)
+        ]
+        cleaned = replace(masks, packed=tuple(rles))
+        unchanged = np.asarray([not changed for _, changed in pairs], np.float32)
+        most = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
+        return cleaned[box_ops.distinct(_inclusive(cleaned.boxes), unchanged, most)]
+
+
+def _parts(
+    size: Size, settings: AutomaticSettings, points_per_side: int, point_grids: Sequence[np.ndarray] | None
+) -> list[_Part]:
+    """The crops, smallest first as the reference ranks them, each with its grid."""
+    layers, factor = settings.crop_n_layers, settings.crop_n_points_downscale_factor
+    own = point_grids or grids.layer_grids(points_per_side, layers, factor)
+    if len(own) != layers + 1:
+        raise ValueError(f"point_grids must be one for the image and one for each of {layers} layers, got {len(own)}")
+    crops = grids.crop_boxes(size, layers, settings.crop_overlap_ratio)
+    crops.sort(key=lambda pair: (pair[1][2] - pair[1][0]) * (pair[1][3] - pair[1][1]))
+    return [_Part(crop, _on_crop(own[layer], crop)) for layer, crop in crops]
+
+
+def _on_crop(grid: Float[np.ndarray, "n 2"], crop: CropBox) -> Float[np.ndarray, "n 2"]:
+    x0, y0, x1, y1 = crop
+    return np.asarray(grid * (x1 - x0, y1 - y0) + (x0, y0))
+
+
+def _limits(settings: AutomaticSettings, own: Thresholds) -> Limits:
+    return Limits(
+        _first(settings.pred_iou_thresh, own.predicted_iou),
+        _first(settings.stability_score_thresh, own.stability),
+        settings.stability_score_offset,
+        settings.box_nms_thresh,
+    )
+
+
+def _first(given: T | None, own: T) -> T:
+    return own if given is None else given
+
+
+def _either(one: Any, other: Any, names: str) -> Any:
+    if one is not None and other is not None:
+        raise ValueError(f"{names} are one setting: give one of them")
+    return other if one is None else one
+
+
+def _check(settings: AutomaticSettings) -> None:
+    """Raises ValueError for what is out of range."""
+    least = {
+        "points_per_side": 1,
+        "points_per_batch": 1,
+        "crop_n_points_downscale_factor": 1,
+        "min_mask_region_area": 0,
+    }
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be {low} or more, got {value}")
+    for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {value}")
+    if not 0 <= settings.crop_n_layers <= MOST_LAYERS:
+        raise ValueError(f"crop_n_layers must be from 0 to {MOST_LAYERS}, got {settings.crop_n_layers}")
+    if not 0 <= settings.crop_overlap_ratio < 1:
+        raise ValueError(f"crop_overlap_ratio must be from 0 to less than 1, got {settings.crop_overlap_ratio}")
+    if not settings.stability_score_offset >= 0:
+        raise ValueError(f"stability_score_offset must be 0 or more, got {settings.stability_score_offset}")
+
+
+def _nothing(size: Size) -> Masks:
+    """No masks, with the columns of everything mode."""
+    none = Masks.empty(size)
+    return replace(
+        none,
+        stability=np.zeros(0, np.float32),
+        point_coords=np.zeros((0, 2), np.float32),
+        crop_boxes=np.zeros((0, 4), np.int64),
+    )
+
+
+def _column(masks: Masks, name: str) -> np.ndarray:
+    values = getattr(masks, name)
+    if values is None:
+        raise ValueError(f"records are made of masks of everything mode: these have no {name}")
+    return np.asarray(values)
+
+
+def _xywh(box: np.ndarray) -> list[int]:
+    x0, y0, x1, y1 = (round(float(side)) for side in box)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _inclusive(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Boxes that end on their last pixel: those that the reference compares."""
+    return boxes - np.asarray((0, 0, 1, 1), np.float32)

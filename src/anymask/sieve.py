@@ -1,0 +1,189 @@
+"""What survives of the candidates of one crop in everything mode, in the exact way of the reference or a faster one.
+
+Exact, step by step as `_process_batch` and `_process_crop` of SamAutomaticMaskGenerator (segment-anything; SAM, section
+B): by predicted IoU; at the resolution of the crop by stability; without those at edges of the crop; by non-maximum
+suppression of boxes. But mask after mask, so that only one is there in full size. Empty masks never survive.
+
+The fast way takes the same steps on the decoder's low-resolution logits, and makes masks of full size only of what is
+left at the end, each within its box. Boxes and stability are as good as a low-resolution pixel lets them be.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from anymask.models.decode import Scored
+from anymask.ops import boxes as box_ops
+from anymask.ops import resize, rle
+from anymask.ops.rle import Rle
+from anymask.prompting import place_on_crop, stability
+from anymask.types import Frame, Masks
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From when on a candidate survives; a limit of 0 lets everything pass."""
+
+    predicted_iou: float
+    stability: float
+    stability_offset: float
+    box_nms: float
+    drop_cut: bool = True  # what ends at an edge of the crop; tiles keep it, to be joined
+
+
+class Kept(NamedTuple):
+    """One survivor; its box is in pixels of the crop, and `mask` makes its mask in pixels of the image."""
+
+    predicted_iou: float
+    stability: float
+    box: Float[np.ndarray, "4"]
+    point: Float[np.ndarray, "2"]
+    mask: Callable[[], Rle]
+
+
+class Sieve(ABC):
+    """Takes the scored clicks of one crop chunk by chunk, and gives the masks that are left."""
+
+    def __init__(self, frame: Frame, limits: Limits) -> None:
+        self.frame, self.limits, self.kept = frame, limits, list[Kept]()
+
+    def add(self, points: Float[np.ndarray, "n 2"], scored: Scored) -> None:
+        """Clicks in pixels of the image, and what the decoder answers."""
+        keep = scored.predicted_iou > self.limits.predicted_iou
+        if self.limits.predicted_iou <= 0:
+            keep = torch.ones_like(keep)
+        logits, iou = scored.logits(keep).float(), scored.predicted_iou[keep].float().cpu().numpy()
+        if not np.isfinite(iou).all():
+            raise ValueError("the model answers with NaN: its weights are broken, or its dtype too narrow (float32)")
+        self.kept += self._sifted(points[keep.nonzero()[:, 0].cpu().numpy()], iou, logits)
+
+    def masks(self) -> Masks:
+        """Masks in pixels of the image, the highest predicted IoU first."""
+        size, crop = self.frame.size, self.frame.crop_box
+        if not self.kept:
+            return Masks.empty(size)
+        scores = np.asarray([one.predicted_iou for one in self.kept])
+        best = box_ops.distinct(np.stack([one.box for one in self.kept]), scores, self.limits.box_nms)
+        kept = [self.kept[i] for i in best]
+        masks = Masks.from_rles(
+            [one.mask() for one in kept],
+            size,
+            scores=scores[best],
+            stability=np.asarray([one.stability for one in kept], np.float32),
+            point_coords=np.stack([one.point for one in kept]).astype(np.float32),
+            crop_boxes=np.tile(np.asarray(crop), (len(kept), 1)),
+        )
+        return masks[np.flatnonzero(masks.areas)]
+
+    @abstractmethod
+    def _sifted(
+        self, points: Float[np.ndarray, "k 2"], iou: Float[np.ndarray, "k"], logits: Float[Tensor, "k m m"]
+    ) -> list[Kept]:
+        """Those that are stable, whole and not empty."""
+
+    def _is_whole(self, boxes: Float[np.ndarray, "k 4"]) -> np.ndarray:
+        """Whether a box in pixels of the crop keeps off the crop's edges."""
+        if not self.limits.drop_cut:
+            return np.ones(len(boxes), bool)
+        x0, y0, _, _ = self.frame.crop_box
+        return ~box_ops.near_crop_edge(boxes + np.asarray((x0, y0, x0, y0)), self.frame.crop_box, self.frame.size)
+
+
+class ExactSieve(Sieve):
+    """The reference's steps at the resolution of the crop."""
+
+    def _sifted(self, points: np.ndarray, iou: np.ndarray, logits: Tensor) -> list[Kept]:
+        rows = zip(iou.tolist(), logits, points, strict=True)
+        found = [self._one(predicted_iou, one, point) for predicted_iou, one, point in rows]
+        return [one for one in found if one is not None]
+
+    def _one(self, predicted_iou: float, logits: Float[Tensor, "m m"], point: np.ndarray) -> Kept | None:
+        full = place_on_crop(logits[None], self.frame)
+        stable = float(stability(full, self.limits.stability_offset))
+        mask = (full[0] > 0).cpu().numpy()
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if stable < self.limits.stability or not len(rows):
+            return None
+        # As in the reference the box ends on its last pixel, not after it.
+        box = np.asarray((columns[0], rows[0], columns[-1], rows[-1]), np.float32)
+        if not self._is_whole(box[None])[0]:
+            return None
+        x0, y0, _, _ = self.frame.crop_box
+        inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        packed = rle.encode_window(inside, x0 + int(columns[0]), y0 + int(rows[0]), self.frame.size)
+        return Kept(predicted_iou, stable, box, point, lambda: packed)
+
+
+class FastSieve(Sieve):
+    """The same steps at low resolution, full masks at the end."""
+
+    def _sifted(self, points: np.ndarray, iou: np.ndarray, logits: Tensor) -> list[Kept]:
+        grid = _Grid.of(self.frame, (logits.shape[1], logits.shape[2]))
+        shown = logits[:, : grid.shown[0], : grid.shown[1]]
+        stable, on = stability(shown, self.limits.stability_offset).cpu().numpy(), shown > 0
+        rows, columns = on.any(2).cpu().numpy(), on.any(1).cpu().numpy()
+        found = np.flatnonzero(rows.any(1) & (stable >= self.limits.stability))
+        ends = [(*_ends(rows[i]), *_ends(columns[i])) for i in found]
+        boxes = np.asarray([grid.box(*one) for one in ends], np.float32).reshape(-1, 4)
+        return [
+            Kept(float(iou[i]), float(stable[i]), box, points[i], grid.mask_of(logits[i], *one))
+            for i, one, box, whole in zip(found, ends, boxes, self._is_whole(boxes), strict=True)
+            if whole
+        ]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The low-resolution cells of a frame: how many pixels of the crop each covers, how many show the crop."""
+
+    frame: Frame
+    step: tuple[float, float]  # pixels a cell, down and across
+    shown: tuple[int, int]
+
+    @classmethod
+    def of(cls, frame: Frame, cells: tuple[int, int]) -> "_Grid":
+        x0, y0, x1, y1 = frame.crop_box
+        shares = [content / whole for content, whole in zip(frame.content_size, frame.input_size, strict=True)]
+        step = [side / (share * n) for side, share, n in zip((y1 - y0, x1 - x0), shares, cells, strict=True)]
+        shown = [math.ceil(share * n) for share, n in zip(shares, cells, strict=True)]
+        return cls(frame, (step[0], step[1]), (shown[0], shown[1]))
+
+    def box(self, top: int, bottom: int, left: int, right: int) -> tuple[float, float, float, float]:
+        """Of the cells from `top` to before `bottom` and so on, in pixels of the crop."""
+        return left * self.step[1], top * self.step[0], right * self.step[1], bottom * self.step[0]
+
+    def mask_of(self, logits: Float[Tensor, "m m"], top: int, bottom: int, left: int, right: int) -> Callable[[], Rle]:
+        """Makes the full mask of logits that are positive within these cells alone; keeps no more than those."""
+        window = logits[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].half().cpu()
+        x0, y0, x1, y1 = self.frame.crop_box
+
+        def make() -> Rle:
+            rows = _pixels(top, bottom, self.step[0], y1 - y0)
+            columns = _pixels(left, right, self.step[1], x1 - x0)
+            places = (
+                torch.tensor((pixels + 0.5) / step - 0.5 - max(first - 1, 0), dtype=torch.float32)
+                for pixels, step, first in ((rows, self.step[0], top), (columns, self.step[1], left))
+            )
+            mask = (resize.sample(window.float(), *places) > 0).numpy()
+            return rle.encode_window(mask, x0 + int(columns[0]), y0 + int(rows[0]), self.frame.size)
+
+        return make
+
+
+def _ends(on: Bool[np.ndarray, "n"]) -> tuple[int, int]:
+    """From the first that is on to after the last."""
+    where = np.flatnonzero(on)
+    return int(where[0]), int(where[-1]) + 1
+
+
+def _pixels(first: int, end: int, step: float, side: int) -> Int[np.ndarray, "k"]:
+    """The pixels between the centres of the cells before the first and at the end, within the crop."""
+    low, high = math.floor((first - 0.5) * step - 0.5), math.ceil((end + 0.5) * step + 0.5)
+    return np.arange(max(low, 0), max(min(high, side), max(low, 0) + 1))
