@@ -35,9 +35,10 @@ def hq_package() -> ModuleType:
     return package
 
 
-def original_sam() -> nn.Module:
+def original_sam(side: int = SIDE, window: int = 3) -> nn.Module:
     """Two blocks, the first with windows of 3 (which do not fit 8 cells), the second global."""
-    return _assembled(sam_package().modeling, _vit(sam_package().modeling), "MaskDecoder")
+    modeling = sam_package().modeling
+    return _assembled(modeling, _vit(modeling, side, window), "MaskDecoder", side=side)
 
 
 def original_hq() -> nn.Module:
@@ -72,9 +73,9 @@ class _TinyViT(nn.Module):
         return AnySize(img_size=SIDE, window_sizes=[7, 7, 14, 7], drop_path_rate=0.0, num_classes=10, **TINY_STAGES)
 
 
-def _vit(modeling: ModuleType) -> nn.Module:
+def _vit(modeling: ModuleType, side: int = SIDE, window: int = 3) -> nn.Module:
     return modeling.ImageEncoderViT(
-        img_size=SIDE,
+        img_size=side,
         patch_size=16,
         embed_dim=WIDTH,
         depth=2,
@@ -83,19 +84,25 @@ def _vit(modeling: ModuleType) -> nn.Module:
         out_chans=WIDTH,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
-        window_size=3,
+        window_size=window,
         global_attn_indexes=[1],
     )
 
 
 def _assembled(
-    modeling: ModuleType, encoder: nn.Module, decoder: str, width: int = WIDTH, heads: int = HEADS, **extra: int
+    modeling: ModuleType,
+    encoder: nn.Module,
+    decoder: str,
+    width: int = WIDTH,
+    heads: int = HEADS,
+    side: int = SIDE,
+    **extra: int,
 ) -> nn.Module:
-    cells = SIDE // 16
+    cells = side // 16
     network = modeling.Sam(
         image_encoder=encoder,
         prompt_encoder=modeling.PromptEncoder(
-            embed_dim=width, image_embedding_size=(cells, cells), input_image_size=(SIDE, SIDE), mask_in_chans=16
+            embed_dim=width, image_embedding_size=(cells, cells), input_image_size=(side, side), mask_in_chans=16
         ),
         mask_decoder=getattr(modeling, decoder)(
             num_multimask_outputs=3,

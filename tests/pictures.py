@@ -52,6 +52,8 @@ def results(draw: st.DrawFn) -> Masks:
         ids=draw(st.lists(st.integers(1, 250), unique=True, **many)),
         stability=draw(st.none() | st.lists(numbers, **many).map(lambda drawn: np.asarray(drawn, np.float32))),
         logits=draw(st.none() | hnp.arrays(np.float32, (n, 2, 3), elements=st.floats(-30, 30, width=32))),
+        point_coords=draw(st.none() | hnp.arrays(np.float32, (n, 2), elements=st.floats(0, 12, width=32))),
+        crop_boxes=draw(st.none() | hnp.arrays(np.int64, (n, 4), elements=st.integers(0, 12))),
     )
     return draw(st.sampled_from([masks, masks.compact()]))
 

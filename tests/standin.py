@@ -29,7 +29,7 @@ class Standin(PromptableModel):
 
     family = "standin"
     capabilities = Capabilities()
-    input_side, mask_side = SIDE, CELLS
+    input_size, mask_size = (SIDE, SIDE), (CELLS, CELLS)
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -45,7 +45,7 @@ class Standin(PromptableModel):
 
     def preprocess(self, image, frame):
         x0, y0, x1, y1 = frame.crop_box
-        return resize.stretch(image.pixels[y0:y1, x0:x1], SIDE).float() / 255
+        return resize.stretch(image.pixels[y0:y1, x0:x1], (SIDE, SIDE)).float() / 255
 
     def embed(self, pixels):
         self.embedded += len(pixels)

@@ -365,8 +365,9 @@ def test_progress_is_a_bar_at_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with Progress("image") as progress:
         progress.show(1, 3, "a.jpg")
+        progress.show(1 + 1 / 3, 3, "a.jpg")
         progress.show(2, 3, "b.jpg")
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "1/3" in shown.err
+    assert "| 1/3 [" in shown.err
     assert "a.jpg" in shown.err

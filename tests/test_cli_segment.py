@@ -11,8 +11,9 @@ from pycocotools import mask as coco_mask
 
 import anymask
 from anymask.cli.main import main
+from anymask.cli.photos import FORMATS_HELP
 from anymask.cli.prompts import exemplar_files, numbered, read_objects, split_exemplar
-from anymask.cli.segment import FORMATS_HELP
+from anymask.cli.segment import DEFAULT_FORMATS
 from anymask.data import exports
 from anymask.types import Masks
 
@@ -93,6 +94,22 @@ def test_a_mask_with_a_point_and_three_candidates(here, capsys):
     assert [mask["id"] for mask in documents(out)[0]["masks"]] == [1, 1, 1]
 
 
+def test_a_big_image_in_tiles(here, capsys):
+    PillowImage.fromarray(np.random.default_rng(1).integers(0, 255, (100, 150, 3), dtype=np.uint8)).save("big.tif")
+    prompts = ["--box", "70,50,90,90", "--box", "2,2,140,90", "--text", "cat"]
+    code, out, err = run(capsys, "big.tif", *prompts, "--tile", "64", "--overlap", "8", "-o", "out/", "--json")
+    assert (code, err) == (0, "")
+    [row] = documents(out)
+    assert row["size"] == [100, 150] and [mask["id"] for mask in row["masks"][:2]] == [1, 2]
+    for mask, (x0, y0, x1, y1) in zip(row["masks"], [(70, 50, 90, 90), (2, 2, 140, 90)], strict=False):
+        x, y, w, h = mask["bbox"]
+        assert mask["area"] == 0 or (x0 <= x and y0 <= y and x + w <= x1 and y + h <= y1)
+    boxes = [(70, 50, 90, 90), (2, 2, 140, 90)]
+    masks = anymask.segment("big.tif", boxes=boxes, text="cat", tile=64, overlap=8)
+    assert row["masks"] == masks.to_coco()
+    assert saved() == ["big.json", "big.overlay.png"]
+
+
 def test_the_answer_is_that_of_the_function(here, capsys):
     _, out, _ = run(capsys, "photo.jpg", "--point", "32,24", "--point", "10,10,0", "--box", "4,3,36,28", "--json")
     masks = anymask.segment("photo.jpg", points=[(32, 24), (10, 10)], point_labels=[1, 0], boxes=[(4, 3, 36, 28)])
@@ -126,7 +143,7 @@ def test_what_a_format_cannot_hold_is_said(here, capsys):
 
 def test_every_format_is_in_the_help():
     assert set(FORMATS_HELP.split(" (")[0].replace(" or ", ", ").split(", ")) == set(exports.FORMATS)
-    assert FORMATS_HELP.endswith(f"default: {' and '.join(exports.DEFAULT_FORMATS)})")
+    assert DEFAULT_FORMATS == exports.DEFAULT_FORMATS
 
 
 def test_prefix_and_limit(here, capsys):
@@ -305,6 +322,18 @@ WRONG = {
         ["photo.jpg", "--point", "1,1", "--zoom", "--multimask"],
         "zoom gives one mask an object, multimask several: ask for one of them",
     ),
+    "an overlap without a tile": (
+        ["photo.jpg", "--text", "cat", "--overlap", "8"],
+        "overlap is that of tiles: give the side of a tile too, got overlap 8 alone",
+    ),
+    "a tile smaller than the overlap": (
+        ["photo.jpg", "--text", "cat", "--tile", "64", "--overlap", "100"],
+        "the overlap must be from 0 to less than the tile of 64 pixels, got 100",
+    ),
+    "a tile for a point": (
+        ["photo.jpg", "--point", "1,1", "--tile", "64"],
+        "tile is for texts and boxes, which say how large a thing is: for a point or a mask use zoom",
+    ),
     "zoom on a text": (
         ["photo.jpg", "--text", "cat", "--zoom"],
         "zoom is for points, boxes and masks: a text has none of them",
@@ -322,7 +351,7 @@ WRONG = {
     "unknown device": (["photo.jpg", "--point", "1,1", "--device", "tpu"], None),
     "unknown format": (
         ["photo.jpg", "--point", "1,1", "-o", "out", "--format", "gif"],
-        "a format must be one of coco, overlay, labelmap, png, yolo, labelme, npz, got 'gif'",
+        "a format must be one of coco, overlay, sheet, labelmap, png, yolo, labelme, npz, got 'gif'",
     ),
     "format for nothing": (
         ["photo.jpg", "--point", "1,1", "--format", "png"],

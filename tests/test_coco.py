@@ -29,7 +29,7 @@ def test_what_is_written_is_read(folder, many, polygons):
     for image, masks in zip(back.images, many, strict=True):
         assert_same(back.masks(image), masks, *KEPT)
         if len(masks):
-            assert_same(back.masks(image), masks, "stability")
+            assert_same(back.masks(image), masks, "stability", "point_coords", "crop_boxes")
         assert len(back.crowds(image)) == 0
 
 
@@ -181,6 +181,19 @@ def test_a_broken_column_is_refused_by_id(tmp_path, key, value):
 
     coco = read_coco(written(tmp_path, change))
     with pytest.raises(ValueError, match=rf"x\.json: annotation 3 must have a (whole )?number as its '{key}'"):
+        coco.masks(coco.images[0])
+
+
+@pytest.mark.parametrize(("key", "n"), [("point_coords", 2), ("crop_box", 4)])
+@pytest.mark.parametrize("value", [None, [1, 2, 3], "here"])
+def test_a_broken_list_of_numbers_is_refused_by_id(tmp_path, key, n, value):
+    def change(document):
+        for row in document["annotations"]:
+            row[key] = [[1.0] * n]
+        document["annotations"][2][key] = value
+
+    coco = read_coco(written(tmp_path, change))
+    with pytest.raises(ValueError, match=rf"x\.json: annotation 3 must have {n} numbers as its '{key}', got"):
         coco.masks(coco.images[0])
 
 

@@ -16,19 +16,21 @@ ALL = {**SHARED, "tiny_sam_hq": tiny_sam_hq, "tiny_pocket": tiny_model}
 KINDS = ({"points": 1}, {"points": 3}, {"points": 0, "boxed": True}, {"points": 2, "masked": True})
 
 
-def staged(make, size=(60, 97)):
+def staged(make, input_size=None):
     model = make()
-    features = model.encode([picture(size)])[0]
+    if input_size:
+        model.set_input_size(input_size)
+    features = model.encode([picture((60, 97))])[0]
     return model, features, model.stage(features)
 
 
 def clicks(model, n, points=1, boxed=False, masked=False):
     generator = torch.Generator().manual_seed(n)
-    side = model.input_side
+    side = torch.tensor(model.input_size[::-1])
     coords = torch.rand(n, points, 2, generator=generator) * side
     labels = torch.randint(0, 2, (n, points), generator=generator)
     corners = (torch.rand(n, 2, 2, generator=generator) * side).sort(dim=1).values.reshape(n, 4)
-    masks = torch.randn(n, model.mask_side, model.mask_side, generator=generator)
+    masks = torch.randn(n, *model.mask_size, generator=generator)
     return PromptTensors(coords, labels, corners if boxed else None, masks if masked else None)
 
 
@@ -38,7 +40,17 @@ def clicks(model, n, points=1, boxed=False, masked=False):
 )
 @torch.inference_mode()
 def test_scores_and_masks_are_those_of_the_whole_decoder(make, kind):
-    model, features, stage = staged(make)
+    compare(*staged(make), kind)
+
+
+@pytest.mark.parametrize("make", [tiny_sam, tiny_sam2, tiny_edgetam, tiny_model])
+@torch.inference_mode()
+def test_so_they_are_for_an_input_that_is_no_square(make):
+    for kind in ({"points": 2}, {"points": 0, "boxed": True}):
+        compare(*staged(make, (96, 160)), kind)
+
+
+def compare(model, features, stage, kind):
     prompts = clicks(model, 5, **kind)
     masks, iou = model.respond(features.tensors, torch.zeros(5, dtype=torch.long), prompts, True)
     scored = stage.score(prompts)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anymask.data.drawing import draw
+from anymask.data.mosaics import draw_mosaic
 from anymask.types import Image, Masks, Prompt
 from pictures import results
 
@@ -75,6 +76,16 @@ def test_chips_say_label_and_score_and_do_not_cover_each_other():
     assert changed(longer, plain).sum() > changed(chip, plain).sum()
     many = Masks.from_dense(np.repeat(masks.masks, 30, axis=0), labels=["cat"] * 30)
     assert changed(draw(GREY, many), draw(GREY, many, labels=False)).mean() < 0.7
+
+
+def test_masks_of_everything_mode_are_a_mosaic_unless_chips_are_asked_for():
+    dense = np.stack([square(20, 180, 20, 280), square(80, 120, 120, 180)])
+    masks = Masks.from_dense(dense, point_coords=np.zeros((2, 2), np.float32))
+    np.testing.assert_array_equal(draw(GREY, masks, opacity=0.3).pixels, draw_mosaic(GREY, masks, 0.3))
+    assert (draw(GREY, masks, labels=True).pixels != draw(GREY, masks, labels=False).pixels).any()
+    assert (draw(GREY, masks, labels=False).pixels != draw_mosaic(GREY, masks)).any()
+    on_top = draw(GREY, masks, prompts=[Prompt.point(60.0, 50.0)])
+    assert changed(on_top, draw(GREY, masks)).any()
 
 
 def test_a_chip_larger_than_the_picture_is_left_out():

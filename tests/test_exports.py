@@ -20,7 +20,7 @@ from anymask.data.yolo import read_classes, read_yolo
 from anymask.types import Image, Masks, Prompt
 from pictures import assert_same, results
 
-COLUMNS = ("scores", "labels", "ids", "stability", "logits")
+COLUMNS = ("scores", "labels", "ids", "stability", "logits", "point_coords", "crop_boxes")
 IMAGE = Image(np.full((6, 8, 3), 90, np.uint8), "photo")
 
 
@@ -128,19 +128,20 @@ def test_every_format_is_written_and_read(tmp_path):
         masks, IMAGE, tmp_path / "out", "a", list(FORMATS), file_name="a.jpg", prompts=[Prompt.point(2.0, 2.0)]
     )
     assert [path.name for path in written] == [
-        "a.json", "a.overlay.png", "a.labelmap.png", "a.png", "a.txt", "a.labelme.json", "a.npz",
+        "a.json", "a.overlay.png", "a.sheet.png", "a.labelmap.png", "a.png", "a.txt", "a.labelme.json", "a.npz",
     ]  # fmt: skip
     assert written == list(output_paths(tmp_path / "out", "a", list(FORMATS)).values())
     coco = read_coco(written[0])
     assert coco.images[0].file_name == "a.jpg"
     assert_same(coco.masks(coco.images[0]), masks, "scores", "labels", "ids")
     assert read_image(written[1]).size == masks.size
-    assert_same(read_labelmap(written[2]), masks, "ids")
+    assert min(read_image(written[2]).size) > 100
     assert_same(read_labelmap(written[3]), masks, "ids")
+    assert_same(read_labelmap(written[4]), masks, "ids")
     classes = read_classes(tmp_path / "out" / "classes.txt")
-    assert_same(read_yolo(written[4], masks.size, classes), masks, "labels", "ids")
-    assert_same(read_labelme(written[5]), masks, "labels", "ids", "scores")
-    assert_same(read_npz(written[6]), masks, *COLUMNS)
+    assert_same(read_yolo(written[5], masks.size, classes), masks, "labels", "ids")
+    assert_same(read_labelme(written[6]), masks, "labels", "ids", "scores")
+    assert_same(read_npz(written[7]), masks, *COLUMNS)
     assert sorted(os.listdir(tmp_path / "out")) == sorted([*(path.name for path in written), "classes.txt"])
 
 
@@ -163,8 +164,15 @@ def test_class_numbers_agree_over_the_files_of_a_folder(tmp_path):
     assert read_coco(tmp_path / "c.json").categories == {1: "cat", 2: "dog", 3: "object"}
 
 
+def test_coco_keeps_what_made_the_masks(tmp_path):
+    save(two_squares(), IMAGE, tmp_path, "a", ["coco"], settings={"model": "pocket", "points_per_side": None})
+    assert read_coco(tmp_path / "a.json").info["settings"] == {"model": "pocket", "points_per_side": None}
+    save(two_squares(), IMAGE, tmp_path, "a", ["coco"])
+    assert "settings" not in read_coco(tmp_path / "a.json").info
+
+
 def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="a format must be one of coco, overlay, labelmap, .*, got 'jpeg'"):
+    with pytest.raises(ValueError, match="a format must be one of coco, overlay, sheet, .*, got 'jpeg'"):
         save(two_squares(), IMAGE, tmp_path, "a", ["coco", "jpeg"])
     with pytest.raises(ValueError, match=r"masks must have the size of the image, \(6, 8\) \(h, w\), got \(1, 1\)"):
         save(Masks.empty((1, 1)), IMAGE, tmp_path, "a")
@@ -182,7 +190,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_formats_say_what_they_cannot_hold():
     plain = two_squares(labels=["a", "b"])
     assert {name: lost_by(plain, name) for name in FORMATS} == {
-        "coco": [], "overlay": [], "labelmap": ["labels"], "png": ["labels"], "yolo": [], "labelme": [], "npz": [],
+        "coco": [], "overlay": [], "sheet": [], "labelmap": ["labels"], "png": ["labels"], "yolo": [], "labelme": [],
+        "npz": [],
     }  # fmt: skip
     dense = np.concatenate([two_squares().masks, np.zeros((1, 6, 8), bool), two_squares().masks[:1]])
     rich = Masks.from_dense(
@@ -205,10 +214,18 @@ def test_formats_say_what_they_cannot_hold():
         "stability",
         logits,
     ]
+    assert lost_by(rich, "sheet") == ["1 empty masks"]
     unlabelled = "masks without a label (they become 'object')"
     assert lost_by(rich, "yolo") == ["scores", unlabelled, "object ids", "1 empty masks", "stability", logits]
     shared = "which 1 masks are alternatives of others"
     assert lost_by(rich, "labelme") == [unlabelled, shared, "1 empty masks", "stability", logits]
+
+
+def test_a_sheet_says_how_many_masks_it_leaves_out():
+    square = two_squares().rles[0]
+    assert lost_by(Masks.from_rles([square] * 400, (6, 8)), "sheet") == []
+    many = Masks.from_rles([square] * 403, (6, 8))
+    assert lost_by(many, "sheet") == ["the 3 smallest masks (it has 400 cells)"]
 
 
 @given(results())

@@ -100,7 +100,7 @@ def test_saved_and_loaded_again_it_is_equal(high_quality, tmp_path):
     model.save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "mobile_sam"
     again = mobile.MobileSam.from_folder(tmp_path, "cpu", torch.float32, "again")
-    assert (again.name, again.family, again.input_side, again.mask_side) == ("again", "mobile", 128, 32)
+    assert (again.name, again.family, again.input_size, again.mask_size) == ("again", "mobile", (128, 128), (32, 32))
     first, second = (one.decode(one.encode([image]), [prompts(image.size)], True)[0] for one in (model, again))
     torch.testing.assert_close(first.logits, second.logits)
     torch.testing.assert_close(first.predicted_iou, second.predicted_iou)
@@ -114,7 +114,7 @@ def test_an_original_file_of_full_size_is_read(tmp_path):
     state = read_state(path)
     kind = mobile_keys.recognise({name: tensor.shape for name, tensor in state.items()})
     model = mobile.MobileSam.from_original(state, kind, path, "cpu", torch.float32, "")
-    assert (model.name, model.input_side, model.mask_side) == ("mobile", 1024, 256)
+    assert (model.name, model.input_size, model.mask_size) == ("mobile", (1024, 1024), (256, 256))
     del state["image_encoder.neck.0.weight"]
     with pytest.raises(
         CheckpointError, match=r"mobile_sam\.pt is no MobileSAM vit_t: 1 tensors missing \(vision_encoder"
@@ -187,7 +187,7 @@ def test_gradients_reach_every_part_also_after_use():
 def test_a_rectangle_lands_where_it_belongs(monkeypatch):
     """The network finds what is bright in the input, within the box of the prompt: both ways of coordinates count."""
     model = tiny_mobile()
-    model.input_side, model.mask_side = 1024, 256
+    model.input_size, model.mask_size = (1024, 1024), (256, 256)
 
     def respond(features, image_rows, given, multimask_output):
         bright = torch.nn.functional.adaptive_avg_pool2d(features["pixels"].mean(1), 256)[image_rows] - 0.3

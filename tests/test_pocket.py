@@ -198,7 +198,7 @@ def test_another_input_size_equals_a_network_built_for_it() -> None:
         models.append(PocketModel(network.eval(), lambda: (TextTower(TINY_TEXT), read_tokenizer(TINY_TEXT))))
     first, second = (m.decode(m.encode([picture()]), [[Prompt.point(30, 30)]])[0].logits for m in models)
     assert first.shape[-1] == 24 and torch.equal(first, second)
-    with pytest.raises(ValueError, match="must be a multiple of 32 from 64 on, got 100"):
+    with pytest.raises(ValueError, match="must be in multiples of 32 from 64 to 4096 pixels, got 100: nearest is 96"):
         changed.set_image_size(100)
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from anymask import prompting
 from anymask.models.pocket import PocketModel
 from anymask.models.protocol import Decoded
-from anymask.ops import resize
 from anymask.types import Frame, Image, Masks, Prompt
 from tiny import tiny_model
 
@@ -25,7 +24,7 @@ sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 @given(size=sizes, xy=st.tuples(st.floats(0, 300), st.floats(0, 300)), padded=st.booleans())
 def test_coordinates_there_and_back(size: tuple[int, int], xy: tuple[float, float], padded: bool) -> None:
     frame = (
-        Frame.padded(size, 64)
+        Frame.padded(size, (64, 64))
         if padded and min(size) > 4 and max(size) / min(size) < 40
         else Frame.stretched(size, (64, 64))
     )
@@ -51,7 +50,7 @@ def test_a_rectangle_lands_where_it_belongs(size: tuple[int, int], crop: tuple[i
 
 
 def test_padding_is_cut_off_before_upsampling() -> None:
-    frame = Frame.padded((50, 100), 64)
+    frame = Frame.padded((50, 100), (64, 64))
     logits = torch.full((1, 16, 16), -8.0)
     logits[:, :8] = 8.0  # the upper half of the canvas is the whole picture
     assert (prompting.place(logits, frame) > 0).all()

@@ -24,6 +24,15 @@ def test_encode_then_decode_is_the_same(masks):
     np.testing.assert_array_equal(rle.decode(rle.encode(masks), masks.shape[1:]), masks)
 
 
+@given(dense_masks(st.integers(1, 1)), st.data())
+def test_a_part_is_cut_out_of_the_whole(masks, data):
+    h, w = masks.shape[1:]
+    x0, y0 = data.draw(st.integers(0, w)), data.draw(st.integers(0, h))
+    x1, y1 = data.draw(st.integers(x0, w)), data.draw(st.integers(y0, h))
+    part = rle.decode_part(rle.encode(masks)[0], (x0, y0, x1, y1))
+    np.testing.assert_array_equal(part, masks[0, y0:y1, x0:x1])
+
+
 @given(dense_masks(st.integers(1, 2)))
 def test_run_lengths_are_those_counted_one_by_one(masks):
     for mask, one in zip(masks, rle.encode(masks), strict=True):
@@ -41,6 +50,12 @@ def test_areas_and_boxes_are_those_of_the_pixels(masks):
         assert box.tolist() == expected
 
 
+def test_there_may_be_more_than_255_masks():
+    packed = rle.encode(np.ones((300, 2, 3), bool))
+    assert rle.areas(packed).tolist() == [6] * 300 and rle.boxes(packed).shape == (300, 4)
+    assert (rle.iou(packed, packed) == 1).all() and (rle.intersections(packed, packed) == 6).all()
+
+
 @given(dense_masks(st.integers(0, 3)))
 def test_iou_and_merge_are_those_of_the_pixels(masks):
     packed = rle.encode(masks)
@@ -52,6 +67,21 @@ def test_iou_and_merge_are_those_of_the_pixels(masks):
             expected = (a & b).sum() / max((a | b).sum(), 1)
             assert overlap[i, j] == pytest.approx(expected, abs=1e-6)
     np.testing.assert_array_equal(rle.decode([rle.merge(packed, size)], size)[0], masks.any(axis=0))
+
+
+@given(dense_masks(st.integers(0, 4)), st.data())
+def test_the_smallest_is_on_top_and_of_equals_the_surest(masks, data):
+    scores = np.asarray([data.draw(st.sampled_from([0.2, 0.5, 0.9])) for _ in masks], np.float32)
+    top = rle.topmost(rle.encode(masks), scores, masks.shape[1:])
+    for (y, x), row in np.ndenumerate(top):
+        there = np.flatnonzero(masks[:, y, x])
+        assert row == (max(there, key=lambda i: (-masks[i].sum(), scores[i], i)) + 1 if len(there) else 0)
+
+
+def test_there_may_be_hundreds_of_masks():
+    packed = rle.encode(np.ones((1, 4, 5), bool)) * 300
+    assert rle.areas(packed).tolist() == [20] * 300
+    assert rle.boxes(packed).shape == (300, 4)
 
 
 def test_large_masks_have_large_runs():
@@ -92,3 +122,49 @@ def test_any_text_is_refused_or_decodes(counts):
 def test_run_lengths_that_do_not_fill_the_size_are_refused(runs):
     with pytest.raises(ValueError, match="its (runs|counts) must"):
         rle.from_run_lengths(runs, (5, 5))
+
+
+@st.composite
+def parts(draw, n=2):
+    """Masks, and a box within them."""
+    masks = draw(dense_masks(st.integers(1, n)))
+    _, h, w = masks.shape
+    x0, y0 = draw(st.integers(0, w - 1)), draw(st.integers(0, h - 1))
+    return masks, (x0, y0, draw(st.integers(x0 + 1, w)), draw(st.integers(y0 + 1, h)))
+
+
+@given(dense_masks(st.integers(0, 3)))
+def test_intersections_are_those_of_the_pixels(masks):
+    packed = rle.encode(masks)
+    expected = [[int((a & b).sum()) for b in masks] for a in masks]
+    assert rle.intersections(packed, packed).tolist() == expected
+    assert rle.intersections(packed, []).shape == (len(masks), 0)
+
+
+@given(parts())
+def test_a_crop_and_a_window_are_what_lies_in_the_box(drawn):
+    masks, box = drawn
+    x0, y0, x1, y1 = box
+    packed, outside = rle.encode(masks), np.ones(masks.shape[1:], bool)
+    outside[y0:y1, x0:x1] = False
+    np.testing.assert_array_equal(
+        rle.decode(rle.crop(packed, box, outside.shape), outside.shape), np.where(outside, False, masks)
+    )
+    for mask, one in zip(masks, packed, strict=True):
+        np.testing.assert_array_equal(rle.decode_part(one, box), mask[y0:y1, x0:x1])
+
+
+@given(parts())
+def test_a_placed_part_lies_where_it_was_cut_out(drawn):
+    masks, (x0, y0, x1, y1) = drawn
+    for mask in masks:
+        whole = np.zeros_like(mask)
+        whole[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+        part = rle.encode(mask[None, y0:y1, x0:x1])[0]
+        assert rle.placed(part, (x0, y0), mask.shape) == rle.encode(whole[None])[0]
+
+
+def test_a_part_that_leaves_the_image_is_refused():
+    part = rle.encode(np.ones((1, 3, 4), bool))[0]
+    with pytest.raises(ValueError, match="a mask of 4 x 3 pixels at 2,0 leaves the image of 5 x 3"):
+        rle.placed(part, (2, 0), (3, 5))

@@ -210,11 +210,10 @@ def seen_rectangle(model, monkeypatch):
     """The network finds what is bright in the input, within the box of the prompt: both ways of coordinates count."""
 
     def respond(features, image_rows, prompts, multimask_output):
-        side = model.mask_side
-        bright = torch.nn.functional.adaptive_avg_pool2d(features["pixels"].mean(1), side)[image_rows] - 0.3
-        cells = (torch.arange(side) + 0.5) * model.input_side / side
+        bright = torch.nn.functional.adaptive_avg_pool2d(features["pixels"].mean(1), model.mask_size)[image_rows] - 0.3
+        down, across = ((torch.arange(n) + 0.5) * i / n for n, i in zip(model.mask_size, model.input_size, strict=True))
         x0, y0, x1, y1 = (prompts.boxes[:, i, None, None] for i in range(4))
-        x, y = cells[None, None, :], cells[None, :, None]
+        x, y = across[None, None, :], down[None, :, None]
         inside = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
         return torch.minimum(bright, inside)[:, None], torch.ones(len(image_rows), 1)
 
@@ -249,7 +248,7 @@ def test_saved_and_loaded_again_it_is_equal(make, tmp_path):
     model, image = make(), picture((60, 97))
     model.save(tmp_path)
     again = sam.Sam.from_folder(tmp_path, "cpu", torch.float32, "again")
-    assert (again.name, again.family, again.input_side, again.mask_side) == ("again", "sam", 128, 32)
+    assert (again.name, again.family, again.input_size, again.mask_size) == ("again", "sam", (128, 128), (32, 32))
     some = [[*prompts(image.size).values()]]
     first, second = (one.decode(one.encode([image]), some, True)[0] for one in (model, again))
     torch.testing.assert_close(first.logits, second.logits)
@@ -332,7 +331,7 @@ def test_a_fine_tuned_file_of_full_size_is_read(kind, side, tmp_path):
     found = sam_keys.recognise({name: tensor.shape for name, tensor in state.items()})
     assert found == kind
     model = sam.Sam.from_original(state, found, path, "cpu", torch.float32, "medsam")
-    assert (model.name, model.input_side, model.mask_side) == ("medsam", side, side // 4)
+    assert (model.name, model.input_size, model.mask_size) == ("medsam", (side, side), (side // 4, side // 4))
 
 
 def test_a_file_of_another_network_is_refused_by_its_first_differing_keys(tmp_path):

@@ -148,7 +148,7 @@ def compare(kind, size, multimask_output, some=None):
     predictor.set_image(image.pixels)
     features = ours.encode([image])[0]
     worst, found = 0.0, []
-    for name, (clicks, labels, box, mask) in prompts_for(size, ours.mask_side).items():
+    for name, (clicks, labels, box, mask) in prompts_for(size, ours.mask_size[0]).items():
         if some is not None and name not in some:
             continue
         theirs, iou, low = predictor.predict(
@@ -261,7 +261,7 @@ class Drawer(Sam2):
     """Answers each box, as it arrives in the model's frame, with logits that rise towards its middle."""
 
     def respond(self, features, image_rows, prompts, multimask_output):
-        centres = (torch.arange(self.mask_side) + 0.5) * self.input_side / self.mask_side
+        centres = (torch.arange(self.mask_size[0]) + 0.5) * self.input_size[0] / self.mask_size[0]
         x0, y0, x1, y1 = prompts.boxes[:, :, None, None].unbind(1)
         across = torch.minimum(centres[None, None] - x0, x1 - centres[None, None])
         down = torch.minimum(centres[None, :, None] - y0, y1 - centres[None, :, None])

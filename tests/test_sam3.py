@@ -360,7 +360,7 @@ def test_a_rectangle_lands_where_it_belongs_by_box(size, model, monkeypatch):
     box = (w * 0.25, h * 0.3, w * 0.75, h * 0.8)
 
     def respond(features, image_rows, prompts, multimask_output):
-        logits = torch.stack([drawn((one / model.input_side).tolist()) for one in prompts.boxes])
+        logits = torch.stack([drawn((one / model.input_size[0]).tolist()) for one in prompts.boxes])
         return logits[:, None], torch.ones(len(prompts), 1)
 
     monkeypatch.setattr(model, "respond", respond)

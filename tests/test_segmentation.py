@@ -9,9 +9,11 @@ from safetensors.torch import save_file
 
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
+from anymask.ops import rle
 from anymask.prompting import predict
 from anymask.segmentation import collect_prompts, find, segment, segment_batch
 from anymask.types import Exemplar, Features, Frame, Image, Prompt
+from scenes import COLOURS, ColourModel
 from tiny import tiny_model
 from tiny_families import tiny_sam
 
@@ -245,3 +247,104 @@ def test_a_model_that_answers_nan_is_named():
 def test_a_model_is_named_by_a_path_too(tmp_path):
     tiny_sam().save(tmp_path / "sam")
     assert len(segment(picture(), points=[(5, 5)], model=tmp_path / "sam")) == 1
+
+
+# --- in tiles
+
+
+def coloured() -> tuple[Image, dict[str, list[np.ndarray]]]:
+    """Patches by colour, and the image of them: one over three tiles, two that touch, one that is large, some small."""
+    pixels, masks = np.zeros((180, 300, 3), np.uint8), {name: [] for name in COLOURS}
+    patches = [
+        ("red", 10, 10, 290, 30),
+        ("red", 5, 50, 15, 60),
+        ("green", 40, 60, 128, 100),
+        ("blue", 128, 60, 250, 100),
+    ]
+    for name, x0, y0, x1, y1 in [*patches, ("blue", 280, 160, 300, 180), ("green", 120, 140, 140, 170)]:
+        pixels[y0:y1, x0:x1] = COLOURS[name]
+        masks[name].append(np.zeros(pixels.shape[:2], bool))
+        masks[name][-1][y0:y1, x0:x1] = True
+    return Image(pixels), masks
+
+
+def test_names_in_tiles_are_found_as_in_one_look() -> None:
+    image, truth = coloured()
+    model = ColourModel()
+    masks = segment(image, text=["red", "green", "blue"], model=model, tile=128, overlap=24)
+    assert sorted(masks.labels) == ["blue", "blue", "green", "green", "red", "red"]
+    for name, some in truth.items():
+        found = masks[[label == name for label in masks.labels]]
+        np.testing.assert_array_equal(rle.iou(rle.encode(np.stack(some)), found.rles).max(axis=1), 1)
+    assert masks.ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert model.texts == 1 and model.encoded == [(180, 300)] + [(128, 128)] * 6
+
+
+def test_a_union_in_tiles_is_the_union() -> None:
+    image, truth = coloured()
+    masks = segment(image, text=["red", "blue"], model=ColourModel(), tile=128, semantic=True)
+    assert masks.labels == ("red", "blue") and masks.ids.tolist() == [1, 2]
+    for mask, name in zip(masks.masks, masks.labels, strict=True):
+        np.testing.assert_array_equal(mask, np.any(truth[name], axis=0))
+
+
+def test_where_no_tile_sees_a_name_the_whole_image_has_the_word() -> None:
+    image, truth = coloured()
+    unseen = ColourModel(presence={128: 0.0})
+    assert len(segment(image, text="red", model=unseen, tile=128)) == 2
+    union = segment(image, text="red", model=unseen, tile=128, semantic=True)
+    np.testing.assert_array_equal(union.masks[0], np.any(truth["red"], axis=0))
+
+
+@pytest.mark.parametrize(
+    ("tile", "whole", "scores"),
+    [(0.7, 0.1, []), (0.95, 0.1, [0.592, 0.592]), (0.3, 0.99, [0.99, 0.99]), (0.8, 0.99, [0.99, 0.99])],
+)
+def test_a_tile_must_be_surer_of_a_name_than_an_image(tile: float, whole: float, scores: list[float]) -> None:
+    """From 0.5 on a name is there: odds of 19 in a tile and of 1 / 9 in the image have a mean of 1.45, or 0.592."""
+    image, _ = coloured()
+    found = segment(image, text="red", model=ColourModel({128: tile, 300: whole}), tile=128)
+    assert found.scores.tolist() == pytest.approx(scores, abs=1e-3)
+
+
+def test_negative_names_hold_in_tiles() -> None:
+    image, _ = coloured()
+    for semantic, count in ((False, 2), (True, 1)):
+        names = {"text": "red", "not_text": ["blue", "green"]}
+        assert len(segment(image, **names, model=ColourModel(), tile=128, semantic=semantic)) == count
+    assert len(segment(image, text="red", not_text="red", model=ColourModel(), tile=128)) == 0
+
+
+def test_each_box_is_decoded_where_it_lies_whole() -> None:
+    image, truth = coloured()
+    model = ColourModel()
+    boxes = [(128, 60, 250, 100), (5, 50, 15, 60), (10, 10, 290, 30), (20, 70, 25, 75), (280, 160, 300, 180)]
+    masks = segment(image, boxes=boxes, model=model, tile=128, overlap=24)
+    assert masks.ids.tolist() == [1, 2, 3, 4, 5]
+    expected = [truth["blue"][0], truth["red"][1], truth["red"][0], None, truth["blue"][1]]
+    for mask, true in zip(masks.masks, expected, strict=True):
+        if true is not None:
+            np.testing.assert_array_equal(mask, true)
+    assert sorted(model.encoded) == [(128, 128), (128, 128), (128, 128), (180, 300)]
+
+
+def test_boxes_and_names_in_tiles_have_ids_of_their_own() -> None:
+    image, _ = coloured()
+    masks = segment(image, boxes=[(5, 50, 15, 60)], text="red", model=ColourModel(), tile=128, multimask=True)
+    assert masks.ids.tolist() == [1, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"text": "red", "overlap": 8}, "overlap is that of tiles: give the side of a tile too, got overlap 8 alone"),
+        ({"text": "red", "tile": 32}, "a tile must be at least 64 pixels wide, got 32"),
+        ({"text": "red", "tile": 64, "overlap": 64}, "the overlap must be from 0 to less than the tile of 64 pixels"),
+        ({"points": [(1, 1)], "tile": 64}, "tile is for texts and boxes, .*: for a point or a mask use zoom"),
+        ({"boxes": [(1, 1, 5, 5)], "tile": 64, "zoom": True}, "tile and zoom both look closer: ask for one of them"),
+        ({"text": "red", "exemplars": [(1, 1, 5, 5)], "tile": 64}, "tile is for texts and boxes: an exemplar would be"),
+    ],
+)
+def test_tiles_that_would_not_help_are_refused(asked: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=message):
+        segment(IMAGE, model=ColourModel(), **asked)

@@ -354,12 +354,12 @@ def targets(*boxes):
     masks = np.zeros((len(boxes), SIDE, SIDE), bool)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = True
-    return interaction.targets_in(Frame.stretched((SIDE, SIDE), (SIDE, SIDE)), masks, CELLS)
+    return interaction.targets_in(Frame.stretched((SIDE, SIDE), (SIDE, SIDE)), masks, (CELLS, CELLS))
 
 
 def test_targets_of_a_padded_frame_leave_the_padding_empty():
     masks = np.ones((1, 20, 40), bool)
-    found = interaction.targets_in(Frame.padded((20, 40), SIDE), masks, CELLS)
+    found = interaction.targets_in(Frame.padded((20, 40), (SIDE, SIDE)), masks, (CELLS, CELLS))
     assert found.masks[0, :8].eq(1).all() and found.masks[0, 8:].eq(0).all()
     np.testing.assert_allclose(found.boxes, [[0, 0, 32, 16]])
 
@@ -368,11 +368,11 @@ def test_first_prompts_mean_their_objects():
     some, rng = targets((4, 4, 12, 20), (20, 2, 30, 30)), np.random.default_rng(0)
     kept = []
     for _ in range(50):
-        clicked = interaction.click_prompts(some, SIDE, rng)
+        clicked = interaction.click_prompts(some, (SIDE, SIDE), rng)
         assert clicked.boxes is None and (clicked.point_labels == 1).all()
         for (x, y), mask in zip(clicked.point_coords[:, 0].tolist(), some.masks, strict=True):
             assert mask[int(y / 2), int(x / 2)] == 1
-        boxed = interaction.box_prompts(some, SIDE, rng)
+        boxed = interaction.box_prompts(some, (SIDE, SIDE), rng)
         assert boxed.point_coords.shape == (2, 0, 2)
         kept.append(boxed.boxes.numpy())
     moved = np.stack(kept) - some.boxes
@@ -385,14 +385,14 @@ def test_a_correction_clicks_the_largest_error_and_drops_what_is_right():
     right = torch.where(some.masks > 0.5, 5.0, -5.0)
     wrong = right.clone()
     wrong[0, :, 8:] = -5.0  # the right half was missed
-    asked = replace(interaction.box_prompts(some, SIDE, np.random.default_rng(0)))
-    prompts, rows = interaction.corrected(asked, wrong, some.masks, SIDE)
+    asked = replace(interaction.box_prompts(some, (SIDE, SIDE), np.random.default_rng(0)))
+    prompts, rows = interaction.corrected(asked, wrong, some.masks, (SIDE, SIDE))
     assert rows.tolist() == [0] and len(prompts) == 1
     assert prompts.point_labels.tolist() == [[1]]
     x, y = prompts.point_coords[0, 0].tolist()
     assert 16 < x < 24 and 8 < y < 24
     assert torch.equal(prompts.masks, wrong[:1]) and torch.equal(prompts.boxes, asked.boxes[:1])
-    assert len(interaction.corrected(asked, right, some.masks, SIDE)[0]) == 0
+    assert len(interaction.corrected(asked, right, some.masks, (SIDE, SIDE))[0]) == 0
 
 
 def test_of_several_candidates_only_the_best_learns_its_mask():

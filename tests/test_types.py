@@ -90,7 +90,7 @@ def test_a_frame_maps_there_and_back(size, points):
         np.testing.assert_allclose(frame.to_original(frame.to_model(xy)), xy, atol=1e-2)
     corner = np.asarray([[size[1], size[0]]], np.float32)
     assert Frame.stretched(size, (64, 96)).to_model(corner)[0] == pytest.approx([96, 64], rel=1e-5)
-    assert Frame.padded((300, 400), 1024).content_size == (768, 1024)
+    assert Frame.padded((300, 400), (1024, 1024)).content_size == (768, 1024)
 
 
 @pytest.mark.wrong_types

@@ -6,6 +6,7 @@ The names below load their module when first used, so that `import anymask` is f
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anymask.automatic import everything
     from anymask.data.coco import read_coco, write_coco
     from anymask.data.concepts import read_concept, save_concept
     from anymask.data.detections import from_supervision, to_supervision
@@ -30,6 +31,7 @@ __all__ = [
     "Report",
     "__version__",
     "draw",
+    "everything",
     "find_images",
     "from_supervision",
     "load",
@@ -48,6 +50,7 @@ __all__ = [
 
 # The same names as above, once for type checkers and once for Python; a test compares them.
 _HOMES = {
+    "anymask.automatic": ("everything",),
     "anymask.data.coco": ("read_coco", "write_coco"),
     "anymask.data.concepts": ("read_concept", "save_concept"),
     "anymask.data.detections": ("from_supervision", "to_supervision"),

@@ -24,6 +24,7 @@ from anymask.models.protocol import CropBox, Model, Thresholds
 from anymask.ops import boxes as box_ops
 from anymask.ops import cleaning, grids, rle
 from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
+from anymask.tiling import join, settled_overlap, tiles
 from anymask.types import Image, Masks, Size
 
 T = TypeVar("T")
@@ -52,6 +53,10 @@ class AutomaticSettings:
     min_mask_region_area: int = field(default=0, metadata={"help": "fill holes, drop islands of fewer pixels"})
     multimask_output: bool = field(default=True, metadata={"help": "three masks a click, not one"})
     exact: bool = field(default=False, metadata={"help": "every step of the reference, at full resolution"})
+    tile: int | None = field(default=None, metadata={"help": "search big images in squares of this side, too"})
+    overlap: int | None = field(
+        default=None, metadata={"help": "of tiles in pixels (an eighth of --tile if not given)"}
+    )
 
     def __post_init__(self) -> None:
         _check(self)
@@ -85,6 +90,8 @@ def everything(
     multimask_output: bool | None = None,
     output_mode: str | None = None,
     exact: bool | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
     points_per_crop: int | None = None,
     crops_n_layers: int | None = None,
     crops_nms_thresh: float | None = None,
@@ -112,6 +119,8 @@ def everything(
         "min_mask_region_area": min_mask_region_area,
         "multimask_output": multimask_output,
         "exact": exact,
+        "tile": tile,
+        "overlap": overlap,
     }
     settings = AutomaticSettings(**{name: value for name, value in given.items() if value is not None})
     picture = read_image(image)
@@ -125,7 +134,8 @@ def everything_steps(
 ) -> Iterator[Step]:
     """`everything` as a generator: to cancel stop asking. Crops come smallest first, so that their masks are final.
 
-    Only `exact` with `min_mask_region_area` gives all masks in the last step: the reference cleans them at the end.
+    Tiles give all masks in the last step, put together; so does `exact` with `min_mask_region_area`, for the reference
+    cleans masks at the end.
     """
     if not isinstance(model, PromptableModel) or not model.capabilities.points:
         raise ValueError(
@@ -138,7 +148,7 @@ def everything_steps(
 
 def collect(steps: Iterator[Step], size: Size) -> Masks:
     """The masks of all steps, with ids from 1."""
-    masks = Masks.concat([_nothing(size), *(step.masks for step in steps if step.masks is not None)])
+    masks = Masks.concat([Masks.empty(size), *(step.masks for step in steps if step.masks is not None)])
     return replace(masks, ids=np.arange(1, len(masks) + 1))
 
 
@@ -149,6 +159,8 @@ def to_records(masks: Masks, output_mode: str = "binary_mask") -> list[dict[str,
         "uncompressed_rle": lambda one: {"size": list(masks.size), "counts": rle.run_lengths(one).tolist()},
         "coco_rle": dict,
     }[output_mode]
+    if not len(masks):
+        return []
     points, crops = _column(masks, "point_coords"), _column(masks, "crop_boxes")
     return [
         {
@@ -184,9 +196,9 @@ class _Run:
     limits: Limits
 
     def steps(self, parts: Sequence[_Part]) -> Iterator[Step]:
-        """Each part in turn; of masks found in several crops the first one stays."""
-        done, total, found = 0, sum(len(part.points) for part in parts), _nothing(self.image.size)
-        late = self.settings.exact and self.settings.min_mask_region_area > 0
+        """Each part in turn, and the masks that are final with it."""
+        done, total = 0, sum(len(part.points) for part in parts)
+        found = list[tuple[CropBox, Masks]]()
         for part in parts:
             stage, sieve = self._begun(part.crop_box)
             for some in np.array_split(part.points, range(CHUNK, len(part.points), CHUNK)):
@@ -194,12 +206,22 @@ class _Run:
                     yield Step(done, total)
                 self._answer(stage, sieve, some)
                 done += len(some)
-            masks = self._new(sieve.masks(), found, across=len(parts) > 1)
-            found = Masks.concat([found, masks])
-            if not late:
-                yield Step(done, total, self._cleaned(masks))
-        if late:
-            yield Step(done, total, self._cleaned(found))
+            found.append((part.crop_box, self._new(sieve.masks(), found)))
+            if not self._late:
+                yield Step(done, total, self._cleaned(found[-1][1]))
+        if self._late:
+            yield Step(done, total, self._cleaned(self._together(found)))
+
+    @property
+    def _late(self) -> bool:
+        """Whether masks are final only when all parts are done."""
+        return self.settings.tile is not None or (self.settings.exact and self.settings.min_mask_region_area > 0)
+
+    def _together(self, found: Sequence[tuple[CropBox, Masks]]) -> Masks:
+        """The masks of all crops, or those of tiles joined."""
+        if self.settings.tile is not None:
+            return join(found, self.image.size)
+        return Masks.concat([masks for _, masks in found])
 
     def _begun(self, crop_box: CropBox) -> tuple[Stage, Sieve]:
         features = self.model.encode([self.image], [crop_box])[0]
@@ -219,13 +241,14 @@ class _Run:
 
         in_chunks(run, range(len(points)), self.settings.points_per_batch or stage.chunk, self.model.device)
 
-    def _new(self, masks: Masks, found: Masks, across: bool) -> Masks:
+    def _new(self, masks: Masks, found: Sequence[tuple[CropBox, Masks]]) -> Masks:
         """Those whose boxes no mask of an earlier crop, or a better one of this, overlaps too much."""
-        if not across or not len(masks):
+        if not self.settings.crop_n_layers or not len(masks):
             return masks
-        boxes = _inclusive(Masks.concat([found, masks]).boxes)
-        ranks = np.repeat((2.0, 1.0), (len(found), len(masks)))
-        kept = box_ops.distinct(boxes, ranks, self.settings.crop_nms_thresh) - len(found)
+        earlier = Masks.concat([Masks.empty(self.image.size), *(one for _, one in found)])
+        boxes = _inclusive(Masks.concat([earlier, masks]).boxes)
+        ranks = np.repeat((2.0, 1.0), (len(earlier), len(masks)))
+        kept = box_ops.distinct(boxes, ranks, self.settings.crop_nms_thresh) - len(earlier)
         return masks[kept[kept >= 0]]
 
     def _cleaned(self, masks: Masks) -> Masks:
@@ -247,12 +270,15 @@ class _Run:
 def _parts(
     size: Size, settings: AutomaticSettings, points_per_side: int, point_grids: Sequence[np.ndarray] | None
 ) -> list[_Part]:
-    """The crops, smallest first as the reference ranks them, each with its grid."""
+    """The crops, smallest first as the reference ranks them, each with its grid; or the image and its tiles."""
     layers, factor = settings.crop_n_layers, settings.crop_n_points_downscale_factor
     own = point_grids or grids.layer_grids(points_per_side, layers, factor)
     if len(own) != layers + 1:
         raise ValueError(f"point_grids must be one for the image and one for each of {layers} layers, got {len(own)}")
     crops = grids.crop_boxes(size, layers, settings.crop_overlap_ratio)
+    if settings.tile is not None:
+        within = tiles(size, settings.tile, settled_overlap(settings.tile, settings.overlap))
+        crops += [(0, crop) for crop in within if crop != crops[0][1]]
     crops.sort(key=lambda pair: (pair[1][2] - pair[1][0]) * (pair[1][3] - pair[1][1]))
     return [_Part(crop, _on_crop(own[layer], crop)) for layer, crop in crops]
 
@@ -268,6 +294,7 @@ def _limits(settings: AutomaticSettings, own: Thresholds) -> Limits:
         _first(settings.stability_score_thresh, own.stability),
         settings.stability_score_offset,
         settings.box_nms_thresh,
+        drop_cut=settings.tile is None,
     )
 
 
@@ -301,19 +328,11 @@ def _check(settings: AutomaticSettings) -> None:
         raise ValueError(f"crop_n_layers must be from 0 to {MOST_LAYERS}, got {settings.crop_n_layers}")
     if not 0 <= settings.crop_overlap_ratio < 1:
         raise ValueError(f"crop_overlap_ratio must be from 0 to less than 1, got {settings.crop_overlap_ratio}")
+    settled_overlap(settings.tile, settings.overlap)
+    if settings.tile is not None and settings.crop_n_layers:
+        raise ValueError("tile and crop_n_layers both cut the image: ask for one of them")
     if not settings.stability_score_offset >= 0:
         raise ValueError(f"stability_score_offset must be 0 or more, got {settings.stability_score_offset}")
-
-
-def _nothing(size: Size) -> Masks:
-    """No masks, with the columns of everything mode."""
-    none = Masks.empty(size)
-    return replace(
-        none,
-        stability=np.zeros(0, np.float32),
-        point_coords=np.zeros((0, 2), np.float32),
-        crop_boxes=np.zeros((0, 4), np.int64),
-    )
 
 
 def _column(masks: Masks, name: str) -> np.ndarray:

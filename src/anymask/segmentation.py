@@ -1,7 +1,7 @@
 """The public `segment`: an image and prompts of any kind to masks, with any model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from anymask.data.images import read_image
 from anymask.models.capabilities import knows_no_text
 from anymask.models.load import load
-from anymask.models.protocol import Grounded, Model, Thresholds
+from anymask.models.protocol import CropBox, EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
 from anymask.prompting import check_prompt, place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
+from anymask.tiling import around, join, lift, settled_overlap, tiles
 from anymask.types import Box, Exemplar, Features, Image, Masks, Prompt, Size
 
 SAME_OBJECT = 0.5  # IoU of two instances of different names from which only the surer stays
@@ -36,13 +37,16 @@ def segment(
     multimask: bool = False,
     zoom: bool = False,
     semantic: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Masks:
     """Masks of what the prompts mean, best guesses first for text, in prompt order for points, boxes and masks.
 
     `points` and `mask` together prompt one object, each row of `boxes` another one, each text all its instances
     (`semantic`: one union a name). `exemplars` (boxes in this image, or `Exemplar`s) and `not_exemplars` show what is
     meant and what is not: beside one text, or alone. `multimask` gives every candidate of an object, `zoom` a second,
-    closer look.
+    closer look. `tile` is for texts and boxes in big images: squares of that side, overlapping by `overlap` (an eighth
+    of it), are looked at one after another.
     """
     picture = read_image(image)
     shown = as_exemplars(exemplars, not_exemplars)
@@ -50,10 +54,16 @@ def segment(
     spatial = [prompt for prompt in wanted if prompt.is_spatial]
     named = [prompt for prompt in wanted if not prompt.is_spatial]
     check_wanted(spatial, multimask=multimask, zoom=zoom)
+    check_tiles(wanted, tile, overlap, zoom=zoom)
     network = _ready(model)
     check_understood(network, wanted)
     for prompt in wanted:
         _check_placed(prompt, picture.size)
+    if tile is not None:
+        grid = _Grid(picture, tile, settled_overlap(tile, overlap))
+        parts = [_boxes_in_tiles(network, grid, spatial, multimask)] if spatial else []
+        parts += [_names_in_tiles(network, grid, named, semantic)] if named else []
+        return _numbered(parts)
     features = network.encode([picture])[0]
     parts = []
     if spatial:
@@ -96,19 +106,9 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
     check_understood(model, prompts)
     for prompt in prompts:
         _check_placed(prompt, features.frame.size)
-    negative = [Prompt.text(name) for name in dict.fromkeys(n for p in prompts for n in p.negative_names)]
-    found = model.ground(features, model.encode_text([*prompts, *negative]), instances=bool(negative) or not semantic)
-    wanted, refused = found[: len(prompts)], found[len(prompts) :]
-    labels = [prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts]
-    thresholds = model.capabilities.thresholds
-    pairs = zip(wanted, labels, strict=True)
-    rows = [_rows(grounded, features, label, semantic, thresholds) for grounded, label in pairs]
-    empty = Masks.empty(features.frame.size)
-    masks = Masks.concat([empty, *rows])
-    against = [_rows(grounded, features, "", False, thresholds) for grounded in refused]
-    masks = _without(masks, Masks.concat([empty, *against]))
-    kept = masks if semantic else _one_name_each(masks)
-    return replace(kept, ids=np.arange(1, len(kept) + 1))
+    text = _encode_names(model, prompts)
+    found = model.ground(features, text, instances=len(text.names) > len(prompts) or not semantic)
+    return _settled(*_rows_of(found, model, features, prompts, semantic), semantic)
 
 
 def collect_prompts(
@@ -171,6 +171,19 @@ def check_wanted(spatial: Sequence[Prompt], *, multimask: bool = False, zoom: bo
         raise ValueError(f"{'zoom' if zoom else 'multimask'} is for points, boxes and masks: a text has none of them")
 
 
+def check_tiles(prompts: Sequence[Prompt], tile: int | None, overlap: int | None, *, zoom: bool = False) -> None:
+    """Raises ValueError for tiles that make no sense, or would not help the prompts."""
+    settled_overlap(tile, overlap)
+    if tile is None:
+        return
+    if zoom:
+        raise ValueError("tile and zoom both look closer: ask for one of them")
+    if any(prompt.exemplars for prompt in prompts):
+        raise ValueError("tile is for texts and boxes: an exemplar would be seen in its own tile alone")
+    if any(prompt.mask_input is not None or (prompt.is_spatial and prompt.box_coords is None) for prompt in prompts):
+        raise ValueError("tile is for texts and boxes, which say how large a thing is: for a point or a mask use zoom")
+
+
 def check_understood(model: Model, prompts: Sequence[Prompt]) -> None:
     """Raises ValueError if the model knows nothing of a kind of prompt, whatever the image."""
     can = model.capabilities
@@ -180,6 +193,97 @@ def check_understood(model: Model, prompts: Sequence[Prompt]) -> None:
         raise knows_no_text(model.name)
     if any(prompt.is_spatial for prompt in prompts) and not can.points:
         raise ValueError(f"{model.name} knows names and exemplars alone: use facebook/sam3 for points, boxes and masks")
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """An image to be looked at in tiles."""
+
+    image: Image
+    tile: int
+    overlap: int
+
+    @property
+    def crops(self) -> list[CropBox]:
+        """The whole image, and its tiles where there is more than one."""
+        h, w = self.image.size
+        return list(dict.fromkeys([(0, 0, w, h), *tiles(self.image.size, self.tile, self.overlap)]))
+
+    def around(self, prompt: Prompt) -> CropBox:
+        """Where to look at a box and its points."""
+        corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), prompt.point_coords])
+        hull = *corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()
+        return around(hull, self.image.size, self.tile, self.overlap)
+
+    def cut_out(self, crop: CropBox) -> Image:
+        """The picture of a crop, as small as that: all that is computed of it is in its own pixels."""
+        x0, y0, x1, y1 = crop
+        return Image(self.image.pixels[y0:y1, x0:x1], self.image.name)
+
+
+def _boxes_in_tiles(model: Model, grid: _Grid, prompts: Sequence[Prompt], multimask: bool) -> Masks:
+    """Each box in the tile around it, no tile encoded twice; ids in the order of the prompts."""
+    places, found = [grid.around(prompt) for prompt in prompts], dict[int, Masks]()
+    for crop in dict.fromkeys(places):
+        features = model.encode([grid.cut_out(crop)])[0]
+        for i in np.flatnonzero([other == crop for other in places]).tolist():
+            masks = predict(model, features, [_moved(prompts[i], crop)], multimask_output=multimask or None)
+            found[i] = replace(lift(masks, crop, grid.image.size), ids=np.full(len(masks), i + 1))
+    return Masks.concat([found[i] for i in range(len(prompts))])
+
+
+def _names_in_tiles(model: Model, grid: _Grid, prompts: Sequence[Prompt], semantic: bool) -> Masks:
+    """Names in the whole image and in every tile: their instances joined across seams, or their unions."""
+    text, size, overall = _encode_names(model, prompts), grid.image.size, list[Grounded]()
+    wanted, refused = list[tuple[CropBox, Masks]](), list[tuple[CropBox, Masks]]()
+    for crop in grid.crops:  # the whole image comes first
+        features = model.encode([grid.cut_out(crop)])[0]
+        found = model.ground(features, text, instances=len(text.names) > len(prompts) or not semantic)
+        overall = overall or found
+        judged = [
+            replace(one, presence=_judged(one.presence, all_.presence))
+            for one, all_ in zip(found, overall, strict=True)
+        ]
+        here, against = _rows_of(judged, model, features, prompts, semantic)
+        wanted.append((crop, lift(_without(here, against) if semantic else here, crop, size)))
+        refused.append((crop, lift(against, crop, size)))
+    if semantic:
+        return _union_of_tiles(wanted, size)
+    return _settled(join(wanted, size), join(refused, size), semantic)
+
+
+def _judged(tile: float, whole: float) -> float:
+    """The presence of a name in a tile: its own, or the mean of its and the whole image's log-odds if that is less.
+
+    Many tiles are many chances of a false alarm. That a name is elsewhere in the image makes it no surer here.
+    """
+    yes, no = (tile * whole) ** 0.5, ((1 - tile) * (1 - whole)) ** 0.5
+    return min(tile, yes / (yes + no)) if yes + no else tile
+
+
+def _moved(prompt: Prompt, crop: CropBox) -> Prompt:
+    """A box and its points in the pixels of a crop."""
+    corner = np.asarray(crop[:2], np.float32)
+    box = None if prompt.box_coords is None else _box((np.asarray(prompt.box_coords) - [*corner, *corner]).tolist())
+    return replace(prompt, point_coords=prompt.point_coords - corner, box_coords=box)
+
+
+def _union_of_tiles(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks:
+    """One union a name: in each tile its own, and where it has none that of the whole image, which comes first."""
+    (_, whole), *tiled = parts
+    names = dict.fromkeys(label for _, masks in parts for label in masks.labels)
+    rows = [Masks.empty(size)]
+    for name in names:
+        coarse = [row for row in whole if row.labels[0] == name]
+        pieces = list(coarse) if not tiled else []
+        for crop, masks in tiled:
+            own = [row for row in masks if row.labels[0] == name]
+            pieces += own or [replace(row, packed=rle.crop(row.rles, crop, size)) for row in coarse]
+        score = max((float(row.scores[0]) for row in pieces), default=0.0)
+        union = rle.merge([row.rles[0] for row in pieces], size)
+        rows.append(Masks.from_rles([union], size, scores=[score], labels=[name]))
+    united = Masks.concat(rows)
+    return replace(united[np.flatnonzero(united.areas)], ids=np.arange(1, int((united.areas > 0).sum()) + 1))
 
 
 def _ready(model: str | PathLike[str] | Model) -> Model:
@@ -214,6 +318,31 @@ def _box(corners: Sequence[float]) -> Box:
         raise ValueError(f"an exemplar must be a box x0 y0 x1 y1 or an Exemplar, got {list(corners)}")
     x0, y0, x1, y1 = (float(side) for side in corners)
     return x0, y0, x1, y1
+
+
+def _encode_names(model: Model, prompts: Sequence[Prompt]) -> EncodedText:
+    """The names, then what they are not, each once."""
+    negative = dict.fromkeys(name for prompt in prompts for name in prompt.negative_names)
+    return model.encode_text([*prompts, *(Prompt.text(name) for name in negative)])
+
+
+def _rows_of(
+    found: Sequence[Grounded], model: Model, features: Features, prompts: Sequence[Prompt], semantic: bool
+) -> tuple[Masks, Masks]:
+    """What was found of the names in one image, and of what they are not."""
+    n, thresholds, empty = len(prompts), model.capabilities.thresholds, Masks.empty(features.frame.size)
+    labels = [prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts]
+    pairs = zip(found[:n], labels, strict=True)
+    wanted = [_rows(grounded, features, label, semantic, thresholds) for grounded, label in pairs]
+    refused = [_rows(grounded, features, "", False, thresholds) for grounded in found[n:]]
+    return Masks.concat([empty, *wanted]), Masks.concat([empty, *refused])
+
+
+def _settled(wanted: Masks, refused: Masks, semantic: bool) -> Masks:
+    """Without what a negative name claims more surely, and one name an object; ids from 1."""
+    masks = _without(wanted, refused)
+    kept = masks if semantic else _one_name_each(masks)
+    return replace(kept, ids=np.arange(1, len(kept) + 1))
 
 
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:

@@ -4,8 +4,9 @@ Exact, step by step as `_process_batch` and `_process_crop` of SamAutomaticMaskG
 B): by predicted IoU; at the resolution of the crop by stability; without those at edges of the crop; by non-maximum
 suppression of boxes. But mask after mask, so that only one is there in full size. Empty masks never survive.
 
-The fast way takes the same steps on the decoder's low-resolution logits, and makes masks of full size only of what is
-left at the end, each within its box. Boxes and stability are as good as a low-resolution pixel lets them be.
+The fast way takes the same steps, but of a small mask only within its box, and of a large one on the decoder's
+low-resolution logits, where box and stability are as good as a low-resolution cell lets them be. Large masks are made
+in full size at the end, if they are still there, and within their box, too.
 """
 
 import math
@@ -25,6 +26,8 @@ from anymask.ops import resize, rle
 from anymask.ops.rle import Rle
 from anymask.prompting import place_on_crop, stability
 from anymask.types import Frame, Masks
+
+SMALL = 64 * 64  # low-resolution cells in the box of a mask that is looked at in full resolution
 
 
 @dataclass(frozen=True)
@@ -122,21 +125,58 @@ class ExactSieve(Sieve):
 
 
 class FastSieve(Sieve):
-    """The same steps at low resolution, full masks at the end."""
+    """The same steps, in full resolution for small masks alone."""
 
     def _sifted(self, points: np.ndarray, iou: np.ndarray, logits: Tensor) -> list[Kept]:
         grid = _Grid.of(self.frame, (logits.shape[1], logits.shape[2]))
         shown = logits[:, : grid.shown[0], : grid.shown[1]]
         stable, on = stability(shown, self.limits.stability_offset).cpu().numpy(), shown > 0
         rows, columns = on.any(2).cpu().numpy(), on.any(1).cpu().numpy()
-        found = np.flatnonzero(rows.any(1) & (stable >= self.limits.stability))
-        ends = [(*_ends(rows[i]), *_ends(columns[i])) for i in found]
-        boxes = np.asarray([grid.box(*one) for one in ends], np.float32).reshape(-1, 4)
-        return [
-            Kept(float(iou[i]), float(stable[i]), box, points[i], grid.mask_of(logits[i], *one))
-            for i, one, box, whole in zip(found, ends, boxes, self._is_whole(boxes), strict=True)
-            if whole
-        ]
+        kept = list[Kept]()
+        for i in np.flatnonzero(rows.any(1)):
+            cells = _Cells(*_ends(rows[i]), *_ends(columns[i]))
+            given = float(iou[i]), float(stable[i]), points[i]
+            one = (self._small if cells.area <= SMALL else self._large)(grid, logits[i], cells, *given)
+            if one is not None and one.stability >= self.limits.stability:
+                kept.append(one)
+        whole = self._is_whole(np.asarray([one.box for one in kept], np.float32).reshape(-1, 4))
+        return [one for one, keeps_off in zip(kept, whole, strict=True) if keeps_off]
+
+    def _small(
+        self, grid: "_Grid", logits: Tensor, cells: "_Cells", iou: float, _: float, point: np.ndarray
+    ) -> Kept | None:
+        full, left, top = grid.place(grid.window(logits, cells), cells)
+        mask = (full > 0).numpy()
+        if not mask.any():
+            return None
+        (y0, y1), (x0, x1) = (_ends(np.asarray(mask.any(axis=axis))) for axis in (1, 0))
+        packed = grid.packed(mask, left, top)
+        box = np.asarray((left + x0, top + y0, left + x1 - 1, top + y1 - 1), np.float32)
+        return Kept(iou, float(stability(full[None], self.limits.stability_offset)), box, point, lambda: packed)
+
+    def _large(
+        self, grid: "_Grid", logits: Tensor, cells: "_Cells", iou: float, stable: float, point: np.ndarray
+    ) -> Kept | None:
+        window = grid.window(logits, cells).half()
+
+        def make() -> Rle:
+            full, left, top = grid.place(window.float(), cells)
+            return grid.packed((full > 0).numpy(), left, top)
+
+        return Kept(iou, stable, grid.box(cells), point, make)
+
+
+class _Cells(NamedTuple):
+    """The low-resolution cells of a mask: from `top` to before `bottom`, from `left` to before `right`."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
 
 
 @dataclass(frozen=True)
@@ -155,26 +195,31 @@ class _Grid:
         shown = [math.ceil(share * n) for share, n in zip(shares, cells, strict=True)]
         return cls(frame, (step[0], step[1]), (shown[0], shown[1]))
 
-    def box(self, top: int, bottom: int, left: int, right: int) -> tuple[float, float, float, float]:
-        """Of the cells from `top` to before `bottom` and so on, in pixels of the crop."""
-        return left * self.step[1], top * self.step[0], right * self.step[1], bottom * self.step[0]
+    def box(self, cells: _Cells) -> Float[np.ndarray, "4"]:
+        """In pixels of the crop, ending on the last pixel."""
+        down, across = self.step
+        corners = cells.left * across, cells.top * down, cells.right * across - 1, cells.bottom * down - 1
+        return np.asarray(corners, np.float32)
 
-    def mask_of(self, logits: Float[Tensor, "m m"], top: int, bottom: int, left: int, right: int) -> Callable[[], Rle]:
-        """Makes the full mask of logits that are positive within these cells alone; keeps no more than those."""
-        window = logits[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].half().cpu()
+    def window(self, logits: Float[Tensor, "m m"], cells: _Cells) -> Float[Tensor, "lh lw"]:
+        """The cells and one more on each side."""
+        return logits[max(cells.top - 1, 0) : cells.bottom + 1, max(cells.left - 1, 0) : cells.right + 1].cpu()
+
+    def place(self, window: Float[Tensor, "lh lw"], cells: _Cells) -> tuple[Float[Tensor, "wh ww"], int, int]:
+        """The logits of a `window` in pixels of the crop, and where they begin: x and y."""
         x0, y0, x1, y1 = self.frame.crop_box
+        rows = _pixels(cells.top, cells.bottom, self.step[0], y1 - y0)
+        columns = _pixels(cells.left, cells.right, self.step[1], x1 - x0)
+        down, across = (
+            torch.tensor((pixels + 0.5) / step - 0.5 - max(first - 1, 0), dtype=torch.float32)
+            for pixels, step, first in ((rows, self.step[0], cells.top), (columns, self.step[1], cells.left))
+        )
+        return resize.sample(window, down, across), int(columns[0]), int(rows[0])
 
-        def make() -> Rle:
-            rows = _pixels(top, bottom, self.step[0], y1 - y0)
-            columns = _pixels(left, right, self.step[1], x1 - x0)
-            places = (
-                torch.tensor((pixels + 0.5) / step - 0.5 - max(first - 1, 0), dtype=torch.float32)
-                for pixels, step, first in ((rows, self.step[0], top), (columns, self.step[1], left))
-            )
-            mask = (resize.sample(window.float(), *places) > 0).numpy()
-            return rle.encode_window(mask, x0 + int(columns[0]), y0 + int(rows[0]), self.frame.size)
-
-        return make
+    def packed(self, mask: Bool[np.ndarray, "wh ww"], left: int, top: int) -> Rle:
+        """A mask that begins at this pixel of the crop, in the image."""
+        x0, y0, _, _ = self.frame.crop_box
+        return rle.encode_window(mask, x0 + left, y0 + top, self.frame.size)
 
 
 def _ends(on: Bool[np.ndarray, "n"]) -> tuple[int, int]:

@@ -169,7 +169,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Frame:
-    """How a part of the original image lies in a model's square input.
+    """How a part of the original image lies in a model's input.
 
     The pixels of `crop_box` fill the top-left `content_size` of the `input_size` canvas; the rest is padding.
     SAM 1 keeps the aspect ratio and pads, SAM 2, SAM 3 and pocket stretch. `through_input`: masks are brought to the
@@ -188,12 +188,12 @@ class Frame:
         return cls(size, input_size, input_size, crop_box or (0, 0, size[1], size[0]))
 
     @classmethod
-    def padded(cls, size: Size, side: int, crop_box: tuple[int, int, int, int] | None = None) -> "Frame":
-        """Longest side scaled to `side`, padded at the right or bottom (SAM 1, `ResizeLongestSide`)."""
+    def padded(cls, size: Size, input_size: Size, crop_box: tuple[int, int, int, int] | None = None) -> "Frame":
+        """As large as the input allows, then padded at the right or bottom (SAM 1, `ResizeLongestSide`)."""
         x0, y0, x1, y1 = crop_box or (0, 0, size[1], size[0])
-        scale = side / max(y1 - y0, x1 - x0)
+        scale = min(input_size[0] / (y1 - y0), input_size[1] / (x1 - x0))
         content = (max(1, int((y1 - y0) * scale + 0.5)), max(1, int((x1 - x0) * scale + 0.5)))
-        return cls(size, (side, side), content, (x0, y0, x1, y1), through_input=True)
+        return cls(size, input_size, content, (x0, y0, x1, y1), through_input=True)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -280,13 +280,13 @@ class Masks:
 
     @classmethod
     def concat(cls, parts: Sequence["Masks"]) -> "Masks":
-        """The rows of all `parts`, which must be of one size; a column that not all have is left out."""
+        """The rows of all `parts`, which must be of one size; a column that not all rows have is left out."""
         if not parts or len({part.size for part in parts}) != 1:
             raise ValueError(f"concat needs results of one size, got {[part.size for part in parts]}")
         optional: dict[str, np.ndarray] = {}
         for name in _OPTIONAL_COLUMNS:
-            values = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-            if len(values) == len(parts) and len({value.shape[1:] for value in values}) == 1:
+            values = [getattr(part, name) for part in parts if len(part)]
+            if len({None if value is None else value.shape[1:] for value in values}) == 1 and values[0] is not None:
                 optional[name] = np.concatenate(values)
         return cls.from_rles(
             [one for part in parts for one in part.rles],
@@ -370,7 +370,8 @@ class Masks:
         from PIL import Image as PillowImage
 
         buffer = io.BytesIO()
-        PillowImage.fromarray(colours.paint(self.masks)).save(buffer, "PNG")
+        top = rle.topmost(self.rles, self.scores, self.size)
+        PillowImage.fromarray(colours.paint(top, len(self))).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode("ascii")
         rows = "".join(
             f"<tr><td>{i}</td><td>{_escape(label)}</td><td>{score:.3f}</td><td>{area}</td></tr>"

@@ -48,6 +48,14 @@ def add_dtype_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument("--dtype", default="float32", choices=choices, metavar="KIND", help=kinds)
 
 
+def add_size_flags(group: argparse._ActionsContainer) -> None:
+    """--image-size and --window-size, for every command that encodes images."""
+    image = "input of the encoder in pixels: a side (512) or height x width (768x1024); smaller is faster, and coarser"
+    window = "windows of SAM's encoder in cells of 16 pixels (14 as trained)"
+    group.add_argument("--image-size", metavar="SIZE", help=f"{image} (default: the model's own)")
+    group.add_argument("--window-size", type=int, metavar="N", help=window)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage above it."""
 

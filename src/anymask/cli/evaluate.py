@@ -28,7 +28,13 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args, PromptableSettings)
     if args.output is not None:
         _check_output(args.output)
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(
+        settings.model,
+        settings.device,
+        settings.dtype,
+        image_size=settings.image_size,
+        window_size=settings.window_size,
+    )
     records: list[ImageRecord] = []
     with Progress("image") as progress:
         try:

@@ -18,7 +18,7 @@ SHORT = {"output": ("-o",), "model": ("-m",)}
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, settings: type, defaults: Mapping[str, object] = types.MappingProxyType({})
+    parser: argparse._ActionsContainer, settings: type, defaults: Mapping[str, object] = types.MappingProxyType({})
 ) -> None:
     """A flag for every field of the dataclass; `defaults` stand in for those of the class."""
     hints = get_type_hints(settings)
@@ -38,7 +38,7 @@ def write_settings(folder: Path, settings: Any) -> None:
     write_json(folder / "settings.json", asdict(settings), indent=1)
 
 
-def _add_flag(parser: argparse.ArgumentParser, one: Field[Any], kind: Any, default: object) -> None:
+def _add_flag(parser: argparse._ActionsContainer, one: Field[Any], kind: Any, default: object) -> None:
     names = (*SHORT.get(one.name, ()), f"--{one.name.replace('_', '-')}")
     required = default is MISSING
     options: dict[str, Any] = {"dest": one.name, "required": required, "help": _help(one, default)}
@@ -95,6 +95,7 @@ def _help(one: Field[Any], default: object) -> str:
     if default is MISSING:
         text += " (required)"
     elif default is not None and default != () and not isinstance(default, bool):
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        values = default if isinstance(default, tuple) else (default,)
+        shown = ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
         text += f" (default: {shown})"
     return text.replace("%", "%%")

@@ -15,6 +15,7 @@ from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, WRONG_USE, Comm
 # The words of a command: the module that holds it, its name there, and one line for the overview.
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("segment",): ("segment", "SEGMENT", "points, boxes, masks or text to masks of photos"),
+    ("everything",): ("everything", "EVERYTHING", "all masks of photos, by a grid of clicks"),
     ("evaluate", "promptable"): (
         "evaluate",
         "PROMPTABLE",

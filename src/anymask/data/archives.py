@@ -15,13 +15,13 @@ from anymask.ops import rle
 from anymask.ops.rle import Rle
 from anymask.types import Masks
 
-_COLUMNS = ("scores", "ids", "stability", "logits")
+_COLUMNS = ("scores", "ids", "stability", "logits", "point_coords", "crop_boxes")
 _BROKEN = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 _REQUIRED = ("size", "rles", "labels", "scores", "ids")
 
 
 def write_npz(path: PathLike, masks: Masks) -> None:
-    """Arrays `size`, `scores`, `ids`, and where there are `stability` and `logits`; JSON texts `rles` and `labels`."""
+    """Arrays `size`, `scores`, `ids` and the other columns that there are; JSON texts `rles` and `labels`."""
     columns = {name: getattr(masks, name) for name in _COLUMNS}
     arrays: dict[str, Any] = {name: values for name, values in columns.items() if values is not None}
     counts = [one["counts"] for one in masks.rles]

@@ -2,8 +2,8 @@
 
 Reading checks the structure at once and decodes the masks of an image when asked; whatever is wrong is named by file
 and annotation id. Writing keeps all but the low-resolution logits: each annotation also has `score`, `label`,
-`object_id` (the row's id in its image, where COCO's own `id` counts through the file) and `stability`, which other
-readers pass over.
+`object_id` (the row's id in its image, where COCO's own `id` counts through the file), `stability`, and of everything
+mode `point_coords` and `crop_box` (x y w h) as in SA-1B, which other readers pass over.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,6 +40,7 @@ class CocoSet:
     """Images with their annotations; masks are decoded when asked for.
 
     `sources` are the rows of the file's own list `sources` by name: where images are from and what may be said of them.
+    `info` is what the file says of itself.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class CocoSet:
     categories: Mapping[int, str]
     sources: Mapping[str, Mapping[str, Any]] = field(repr=False)
     annotations: Mapping[int, Sequence[Mapping[str, Any]]] = field(repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,7 +94,8 @@ def read_coco(annotations: PathLike, images_dir: PathLike | None = None) -> Coco
     if len(by_image) != len(images):
         raise ValueError(f"{file}: every image must have an id of its own")
     folder = file.parent if images_dir is None else Path(images_dir)
-    return CocoSet(file, folder, images, categories, sources, by_image)
+    info = content.get("info")
+    return CocoSet(file, folder, images, categories, sources, by_image, info=info if isinstance(info, dict) else {})
 
 
 def write_coco(
@@ -101,18 +104,24 @@ def write_coco(
     *,
     polygons: bool = False,
     categories: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `to_coco` of the same arguments as a file."""
-    write_json(path, to_coco(results, polygons=polygons, categories=categories))
+    write_json(path, to_coco(results, polygons=polygons, categories=categories, settings=settings))
 
 
 def to_coco(
-    results: Iterable[tuple[str, Masks]], *, polygons: bool = False, categories: Sequence[str] = ()
+    results: Iterable[tuple[str, Masks]],
+    *,
+    polygons: bool = False,
+    categories: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A COCO data set of (file name, masks) pairs.
 
     Masks are compressed RLE, or polygons where these hold a mask exactly. `categories` get the first category ids, so
-    that files written one by one can agree; labels that are not among them follow in order of appearance.
+    that files written one by one can agree; labels that are not among them follow in order of appearance. `settings`
+    are what made the masks; they go into `info`.
     """
     ids = {name: i for i, name in enumerate(dict.fromkeys(categories), start=1)}
     images: list[dict[str, Any]] = []
@@ -125,7 +134,7 @@ def to_coco(
             place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": category, "iscrowd": 0}
             annotations.append({**place, **row})
     return {
-        "info": {"description": "masks made with anymask"},
+        "info": {"description": "masks made with anymask", **({} if settings is None else {"settings": settings})},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for name, i in ids.items()],
@@ -133,12 +142,17 @@ def to_coco(
 
 
 def _annotation_rows(masks: Masks, polygons: bool) -> Iterable[dict[str, Any]]:
-    stability = masks.stability
+    stability, clicks, crops = masks.stability, masks.point_coords, masks.crop_boxes
     for i, row in enumerate(masks.to_coco()):
         row["object_id"] = row.pop("id")
         row["score"] = _shortest(masks.scores[i])
         if stability is not None:
             row["stability"] = _shortest(stability[i])
+        if clicks is not None:
+            row["point_coords"] = [[_shortest(side) for side in clicks[i]]]
+        if crops is not None:
+            x0, y0, x1, y1 = crops[i].tolist()
+            row["crop_box"] = [x0, y0, x1 - x0, y1 - y0]
         if polygons:
             row["segmentation"] = _as_polygons(row["segmentation"], masks.size)
         yield row
@@ -158,15 +172,24 @@ def _as_polygons(packed: Rle, size: Size) -> list[list[float]] | Rle:
 
 
 def _masks_of(rows: Sequence[Mapping[str, Any]], size: Size, categories: Mapping[int, str]) -> Masks:
+    def all_have(key: str) -> bool:
+        return bool(rows) and all(key in row for row in rows)
+
     own_ids = all("object_id" in row for row in rows)
-    stable = bool(rows) and all("stability" in row for row in rows)
+    stability = np.asarray([_number(row, "stability") for row in rows], np.float32) if all_have("stability") else None
+    clicks = np.stack([_vector(row, "point_coords", 2) for row in rows]) if all_have("point_coords") else None
+    crops = np.stack([_vector(row, "crop_box", 4) for row in rows]).astype(int) if all_have("crop_box") else None
+    if crops is not None:
+        crops[:, 2:] += crops[:, :2]
     return Masks.from_rles(
         [_rle_of(row, size) for row in rows],
         size,
         scores=[_number(row, "score") for row in rows],
         labels=[str(row.get("label", categories[row["category_id"]])) for row in rows],
         ids=[_int(row, "object_id", f"annotation {row['id']}") for row in rows] if own_ids else None,
-        stability=np.asarray([_number(row, "stability") for row in rows], np.float32) if stable else None,
+        stability=stability,
+        point_coords=clicks,
+        crop_boxes=crops,
     )
 
 
@@ -246,6 +269,15 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     if not isinstance(value, int | float):
         raise ValueError(f"annotation {row['id']} must have a number as its {key!r}, got {value!r}")
     return float(value)
+
+
+def _vector(row: Mapping[str, Any], key: str, n: int) -> np.ndarray:
+    """`n` numbers, in lists of any depth."""
+    try:
+        values = np.asarray(row[key], np.float32).reshape(n)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"annotation {row['id']} must have {n} numbers as its {key!r}, got {row[key]!r}") from error
+    return values
 
 
 def _text(row: Mapping[str, Any], key: str, what: str) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def to_supervision(masks: Masks) -> "supervision.Detections":
-    """Boxes, masks, scores as `confidence`, ids as `tracker_id`, labels as `class_name`; stability and logits too.
+    """Boxes, masks, scores as `confidence`, ids as `tracker_id`, labels as `class_name`; all other columns too.
 
     `class_id` numbers the labels in order of appearance.
     """
@@ -47,7 +47,7 @@ def from_supervision(detections: "supervision.Detections") -> Masks:
     )
 
 
-_EXTRA = ("stability", "logits")
+_EXTRA = ("stability", "logits", "point_coords", "crop_boxes")
 
 
 def _supervision() -> Any:

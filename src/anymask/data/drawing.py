@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from anymask.data.mosaics import draw_mosaic, mosaic_shades
 from anymask.ops import colours
 from anymask.types import Image, Masks, Prompt
 
@@ -28,26 +29,24 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 def draw(
-    image: Image, masks: Masks, *, labels: bool = True, opacity: float = 0.45, prompts: Sequence[Prompt] = ()
+    image: Image, masks: Masks, *, labels: bool | None = None, opacity: float = 0.45, prompts: Sequence[Prompt] = ()
 ) -> Image:
     """A new image with `masks`, the largest at the back, and the points and boxes of `prompts` on top.
 
-    An object's colour goes by its id. A chip that would cover another one, or is larger than the image, is left out.
+    An object's colour goes by its id. `labels` are chips; one that would cover another one, or is larger than the
+    image, is left out. By default all have them but the masks of everything mode, which are drawn as a mosaic.
     """
     if masks.size != image.size:
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1, got {opacity}")
-    canvas, unit = image.pixels.copy(), _unit(image)
-    shades = _shades(masks)
-    rows = np.argsort(-masks.areas, kind="stable").tolist()
-    chips = _Chips(image.pixels.shape[:2], unit)
-    for row in rows:
-        mask = masks[row].masks[0]
-        if mask.any():
-            _draw_mask(canvas, mask, shades[row], unit, opacity)
-            if labels:
-                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, shades[row])
+    unit = _unit(image.size)
+    chips = _Chips(image.size, unit)
+    if labels is None and masks.point_coords is not None:
+        canvas = draw_mosaic(image, masks, opacity)
+    else:
+        canvas = image.pixels.copy()
+        _draw_masks(canvas, masks, shades(image, masks), opacity, chips if labels is not False else None)
     for prompt in prompts:
         _draw_box(canvas, prompt, unit)
     chips.draw(canvas)
@@ -56,15 +55,29 @@ def draw(
     return Image(canvas, image.name)
 
 
-def _unit(image: Image) -> float:
+def _unit(size: tuple[int, int]) -> float:
     """The width of a thin line: 1 pixel up to 400 x 400, growing with the side."""
-    h, w = image.size
-    return max(1.0, float(np.sqrt(h * w)) / 400)
+    return max(1.0, float(np.sqrt(size[0] * size[1])) / 400)
 
 
-def _shades(masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+def shades(image: Image, masks: Masks) -> UInt8[np.ndarray, "n 3"]:
+    """The colour in which each row is drawn: by its id, or of everything mode unlike its surroundings."""
+    if masks.point_coords is not None:
+        return mosaic_shades(image, masks)
     index = (masks.ids - 1) % _COLOURS
     return np.asarray(colours.palette(int(index.max(initial=0)) + 1)[index])
+
+
+def _draw_masks(
+    canvas: Pixels, masks: Masks, tones: UInt8[np.ndarray, "n 3"], opacity: float, chips: "_Chips | None"
+) -> None:
+    unit = _unit(masks.size)
+    for row in np.argsort(-masks.areas, kind="stable").tolist():
+        mask = masks[row].masks[0]
+        if mask.any():
+            _draw_mask(canvas, mask, tones[row], unit, opacity)
+            if chips is not None:
+                chips.add(_chip_text(masks.labels[row], float(masks.scores[row])), mask, tones[row])
 
 
 def _draw_mask(
@@ -73,11 +86,11 @@ def _draw_mask(
     """Fill, a dark rim outside for contrast, and the outline, within the mask's surroundings only."""
     half = 0.8 * unit
     y0, y1, x0, x1 = _surroundings(mask, margin=int(4 * unit) + 4)
-    distance = _signed_distance(mask[y0:y1, x0:x1], smoothing=0.7 * unit)
+    distance = signed_distance(mask[y0:y1, x0:x1], smoothing=0.7 * unit)
     part = canvas[y0:y1, x0:x1]
-    _blend(part, shade, opacity * np.clip(distance + 0.5, 0, 1))
-    _blend(part, np.asarray(_DARK), 0.45 * np.clip(half + 0.8 * unit + 0.5 - np.abs(distance), 0, 1) * (distance < 0))
-    _blend(part, shade, np.clip(half + 0.5 - np.abs(distance), 0, 1))
+    blend(part, shade, opacity * np.clip(distance + 0.5, 0, 1))
+    blend(part, np.asarray(_DARK), 0.45 * np.clip(half + 0.8 * unit + 0.5 - np.abs(distance), 0, 1) * (distance < 0))
+    blend(part, shade, np.clip(half + 0.5 - np.abs(distance), 0, 1))
 
 
 def _surroundings(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[int, int, int, int]:
@@ -87,7 +100,7 @@ def _surroundings(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[int, int,
     return y0, min(int(ys[-1]) + 1 + margin, h), x0, min(int(xs[-1]) + 1 + margin, w)
 
 
-def _signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[np.ndarray, "h w"]:
+def signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[np.ndarray, "h w"]:
     """Pixels to the border, positive inside; smoothed along slanted borders, where pixels make stairs.
 
     The picture's own edge is no border: a mask that touches it goes on outside.
@@ -100,11 +113,10 @@ def _signed_distance(mask: Bool[np.ndarray, "h w"], smoothing: float) -> Float[n
     return cast(np.ndarray, cv2.GaussianBlur(distance.astype(np.float32), (0, 0), smoothing)[1:-1, 1:-1])
 
 
-def _blend(part: Pixels, shade: np.ndarray, alpha: Float[np.ndarray, "h w"]) -> None:
-    """Lay one colour over `part` in place, where `alpha` is above 0."""
-    where = alpha > 0
-    below = part[where].astype(np.float32)
-    part[where] = np.round(below + (shade - below) * alpha[where][:, None]).astype(np.uint8)
+def blend(part: Pixels, shade: np.ndarray, alpha: Float[np.ndarray, "h w"]) -> None:
+    """Lay one colour over `part` in place, `alpha` from 0 to 1."""
+    cover = alpha.astype(np.float32)
+    part[:] = cv2.blendLinear(np.ascontiguousarray(part), np.full_like(part, shade), 1 - cover, cover)
 
 
 def _stamp(canvas: Pixels, tile: UInt8[np.ndarray, "th tw 4"], x: int, y: int) -> None:
@@ -166,15 +178,15 @@ def _chip_text(label: str, score: float) -> str:
 
 
 @cache
-def _font(points: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(points: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font inside Pillow (Aileron), so that pictures look alike everywhere."""
     return ImageFont.load_default(points)
 
 
 def _chip(text: str, shade: tuple[int, ...], points: float) -> UInt8[np.ndarray, "th tw 4"]:
     """A rounded tile in `shade` with the text in black or white, whichever is easier to read."""
-    font = _font(points)
-    left, _, right, _ = font.getbbox(text)
+    letters = font(points)
+    left, _, right, _ = letters.getbbox(text)
     pad = round(0.42 * points)
     w, h = int(right - left) + 2 * pad, round(1.5 * points)
     tile = PillowImage.new("RGBA", (w * _FINE, h * _FINE), (*shade, 0))
@@ -184,8 +196,8 @@ def _chip(text: str, shade: tuple[int, ...], points: float) -> UInt8[np.ndarray,
     bright = np.dot(shade, (0.299, 0.587, 0.114)) > 140
     ink = _DARK if bright else _WHITE
     # The height of capitals and figures is the same for every text, so chips line up.
-    _, top, _, bottom = font.getbbox("X0")
-    ImageDraw.Draw(tile).text((pad - left, (h - (bottom - top)) / 2 - top), text, font=font, fill=(*ink, 255))
+    _, top, _, bottom = letters.getbbox("X0")
+    ImageDraw.Draw(tile).text((pad - left, (h - (bottom - top)) / 2 - top), text, font=letters, fill=(*ink, 255))
     return np.asarray(tile)
 
 

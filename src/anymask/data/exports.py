@@ -1,12 +1,14 @@
 """Results to files in the formats a user can name, and what each format cannot hold.
 
 Every format has a writer and a reader: coco `data/coco.py`, labelmap and png `data/labelmaps.py`, yolo `data/yolo.py`,
-labelme `data/labelme.py`, npz `data/archives.py`. The overlay is for people.
+labelme `data/labelme.py`, npz `data/archives.py`. Overlay and sheet
+are for people.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anymask.data.archives import write_npz
 from anymask.data.coco import UNNAMED, write_coco
@@ -14,6 +16,7 @@ from anymask.data.drawing import draw
 from anymask.data.images import PathLike, write_image
 from anymask.data.labelmaps import write_indexed_png, write_labelmap
 from anymask.data.labelme import write_labelme
+from anymask.data.sheets import MOST_CELLS, draw_sheet
 from anymask.data.yolo import class_name, read_classes, write_classes, write_yolo
 from anymask.ops import rle
 from anymask.types import Image, Masks, Prompt
@@ -30,6 +33,7 @@ class Result:
     file_name: str
     categories: Sequence[str] = ()
     prompts: Sequence[Prompt] = ()
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,17 @@ def save(
     file_name: str | None = None,
     categories: Sequence[str] = (),
     prompts: Sequence[Prompt] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write `masks` as `folder/stem` + the ending of each format; returns the paths written.
 
     `file_name` is the picture's name inside COCO and LabelMe files (default: the stem). `categories` fix the class
-    numbers of COCO and YOLO files. YOLO's names are in `classes.txt` beside, which grows with the folder.
+    numbers of COCO and YOLO files. YOLO's names are in `classes.txt` beside, which grows with the folder. `settings`
+    (plain JSON) say what made the masks; COCO keeps them in `info`.
     """
     if masks.size != image.size:
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
-    result = Result(masks, image, file_name or stem, categories, prompts)
+    result = Result(masks, image, file_name or stem, categories, prompts, settings)
     written = []
     for name, path in output_paths(folder, stem, formats).items():
         FORMATS[name].write(path, result)
@@ -88,6 +94,7 @@ def _losses(masks: Masks) -> dict[str, str]:
     alternatives = len(masks) - len(best)
     numbered = masks.ids.tolist() == list(range(1, len(masks) + 1))
     overlap = int(best.areas.sum() - rle.areas([rle.merge(best.rles, best.size)]).sum()) if len(best) else 0
+    beyond = len(masks) - empty - MOST_CELLS
     present: dict[str, tuple[object, str]] = {
         "scores": ((masks.scores != 1).any(), "scores"),
         "labels": (any(masks.labels), "labels"),
@@ -98,25 +105,30 @@ def _losses(masks: Masks) -> dict[str, str]:
         "overlaps": (overlap, f"{overlap} overlapping pixels (the smaller object is on top)"),
         "empty": (empty, f"{empty} empty masks"),
         "stability": (masks.stability is not None, "stability"),
+        "clicks": (masks.point_coords is not None, "clicks"),
+        "crops": (masks.crop_boxes is not None, "crop boxes"),
         "logits": (masks.logits is not None, "low-resolution logits"),
+        "cells": (beyond > 0, f"the {beyond} smallest masks (it has {MOST_CELLS} cells)"),
     }
     return {loss: words for loss, (is_there, words) in present.items() if is_there}
 
 
-_NO_LABELMAP = frozenset({"scores", "labels", "alternatives", "overlaps", "empty", "stability", "logits"})
+_OF_MODELS = frozenset({"stability", "clicks", "crops", "logits"})
+_NO_LABELMAP = _OF_MODELS | {"scores", "labels", "alternatives", "overlaps", "empty"}
 _LOST_BY: Mapping[str, frozenset[str]] = {
     "coco": frozenset({"logits"}),
     "labelmap": _NO_LABELMAP,
     "png": _NO_LABELMAP,
-    "yolo": frozenset({"scores", "unlabelled", "ids", "empty", "stability", "logits"}),
-    "labelme": frozenset({"unlabelled", "shared ids", "empty", "stability", "logits"}),
+    "yolo": _OF_MODELS | {"scores", "unlabelled", "ids", "empty"},
+    "labelme": _OF_MODELS | {"unlabelled", "shared ids", "empty"},
     "npz": frozenset(),
     "overlay": frozenset(),
+    "sheet": frozenset({"empty", "cells"}),
 }
 
 
 def _write_coco(path: Path, result: Result) -> None:
-    write_coco(path, [(result.file_name, result.masks)], categories=result.categories)
+    write_coco(path, [(result.file_name, result.masks)], categories=result.categories, settings=result.settings)
 
 
 def _write_yolo(path: Path, result: Result) -> None:
@@ -133,6 +145,7 @@ def _write_yolo(path: Path, result: Result) -> None:
 FORMATS: Mapping[str, Format] = {
     "coco": Format(".json", _write_coco),
     "overlay": Format(".overlay.png", lambda path, it: write_image(path, draw(it.image, it.masks, prompts=it.prompts))),
+    "sheet": Format(".sheet.png", lambda path, it: write_image(path, draw_sheet(it.image, it.masks))),
     "labelmap": Format(".labelmap.png", lambda path, it: write_labelmap(path, it.masks)),
     "png": Format(".png", lambda path, it: write_indexed_png(path, it.masks)),
     "yolo": Format(".txt", _write_yolo),

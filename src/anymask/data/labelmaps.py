@@ -22,11 +22,9 @@ _LARGEST = {".png": 2**16 - 1, ".tif": 2**31 - 1, ".tiff": 2**31 - 1}
 def to_labelmap(masks: Masks) -> Int[np.ndarray, "h w"]:
     """The ids of the objects where they are seen, as int32."""
     _check_ids(masks, 2**31 - 1, "an int32 label map")
-    best = masks.best().compact()
-    canvas = np.zeros(best.size, np.int32)
-    for row in np.lexsort((best.scores, -best.areas)):
-        canvas[rle.decode([best.rles[row]], best.size)[0]] = best.ids[row]
-    return canvas
+    best = masks.best()
+    ids = np.append(0, best.ids).astype(np.int32)
+    return np.asarray(ids[rle.topmost(best.rles, best.scores, best.size)])
 
 
 def from_labelmap(labelmap: Integer[np.ndarray, "h w"]) -> Masks:

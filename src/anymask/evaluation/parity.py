@@ -179,7 +179,7 @@ def stock_network(model: PromptableModel) -> Any:
 
 def _processor(model: PromptableModel) -> Any:
     """As `from_pretrained` would make it; SAM 1's resizes with Pillow, like the original code."""
-    side = model.input_side
+    side = model.input_size[0]
     square = {"height": side, "width": side}
     if model.family in ("sam", "mobile"):
         processor = SamHQProcessor if isinstance(model.network, SamHQModel) else SamProcessor

@@ -47,6 +47,10 @@ class PromptableSettings:
     annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
     model: str = field(default="pocket", metadata={"help": "catalogue name, hub id, folder or file of a model"})
     dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
+    image_size: str | None = field(
+        default=None, metadata={"help": "input of the encoder in pixels: a side, or height x width as 768x1024"}
+    )
+    window_size: int | None = field(default=None, metadata={"help": "windows of SAM's encoder in cells of 16 pixels"})
     limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
     seed: int = field(default=0, metadata={"help": "of the draw of images, absent names, jitter and intervals"})
     unseen_source: tuple[str, ...] = field(

@@ -31,7 +31,7 @@ class PromptTensors:
     point_coords: Float[Tensor, "n p 2"]
     point_labels: Int[Tensor, "n p"]
     boxes: Float[Tensor, "n 4"] | None = None
-    masks: Float[Tensor, "n s s"] | None = None  # low-resolution logits in the model's frame
+    masks: Float[Tensor, "n lh lw"] | None = None  # low-resolution logits in the model's frame
     text: Float[Tensor, "l t"] | None = None
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Scored(Protocol):
     def predicted_iou(self) -> Float[Tensor, "n c"]:
         """Of each candidate."""
 
-    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k m m"]:
+    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """Low-resolution logits of the candidates marked in `keep`, row by row."""
 
 
@@ -67,9 +67,9 @@ class Whole:
     """Scores whose masks came with them."""
 
     predicted_iou: Float[Tensor, "n c"]
-    masks: Float[Tensor, "n c m m"]
+    masks: Float[Tensor, "n c lh lw"]
 
-    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k m m"]:
+    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """As `Scored.logits`."""
         return self.masks[keep]
 
@@ -127,7 +127,7 @@ class _Shared:
         self.stage, self.tokens, self.cells = stage, tokens, cells
         self.predicted_iou: Tensor = stage.decoder.iou_prediction_head(tokens[:, stage.iou_at])[:, 1:]
 
-    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k m m"]:
+    def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """As `Scored.logits`."""
         rows = keep.any(1).nonzero()[:, 0]
         networks = list(self.stage.decoder.output_hypernetworks_mlps)[1:]
@@ -160,7 +160,7 @@ class _Upscaling:
         self.first_bias = first.bias if middle is None else first.bias + _in_cells(middle, size)
         self.second_bias = second.bias if fine is None else second.bias + _in_cells(fine, size)
 
-    def __call__(self, cells: Cells, weights: Float[Tensor, "n k f"]) -> Float[Tensor, "n k m m"]:
+    def __call__(self, cells: Cells, weights: Float[Tensor, "n k f"]) -> Float[Tensor, "n k lh lw"]:
         n, k = weights.shape[:2]
         h, w = self.size
         x = cells.project(self.weight, self.shared).unflatten(2, (4, -1))

@@ -5,7 +5,7 @@ has no class for it; the network here is its SamModel (or SamHQModel) with anoth
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +20,13 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionEncoderOutput,
 from anymask.models import sam
 from anymask.models.capabilities import MOBILE
 from anymask.models.checkpoints import building, read_config, read_folder, write_folder
+from anymask.models.image_sizes import as_size, as_written
 from anymask.models.mobile_keys import HQ_KIND, MODEL_TYPES, renamed
+from anymask.models.promptable import PromptableModel
 from anymask.models.sam import Sam, fill
 from anymask.models.sam_keys import DECODER_NORM_EPS
+from anymask.models.sam_sizes import fit_heads
+from anymask.types import Size
 
 STRIDE = 16  # of the encoder: the last stage does not halve again
 EARLY_STAGE = 2  # Light HQ-SAM reads what enters the blocks of this stage (sam-hq, `TinyViT.forward_features`)
@@ -32,7 +36,7 @@ EARLY_STAGE = 2  # Light HQ-SAM reads what enters the blocks of this stage (sam-
 class MobileSamConfig:
     """The sizes of `mobile_sam.pt`; `high_quality` is Light HQ-SAM."""
 
-    image_size: int = 1024
+    image_size: int | tuple[int, int] = 1024  # of a square its side, else (h, w)
     embed_dims: tuple[int, ...] = (64, 128, 160, 320)
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (2, 4, 5, 10)
@@ -62,7 +66,7 @@ class TinyVitEncoder(nn.Module):
         self.vit = vit
         self.neck = neck
 
-    def forward(self, pixel_values: Float[Tensor, "b 3 s s"]) -> SamHQVisionEncoderOutput:
+    def forward(self, pixel_values: Float[Tensor, "b 3 ih iw"]) -> SamHQVisionEncoderOutput:
         """The image embedding, and one map of tokens (channels last) from the middle, as HQ-SAM's encoder gives both.
 
         timm keeps the attention biases of the last call in eval mode, also when training has changed them since.
@@ -101,6 +105,10 @@ class MobileSam(Sam):
         fill(network, renamed(state, kind), dtype, path, f"MobileSAM {kind}")
         return cls(network, device, name)
 
+    def set_window_size(self, cells: int) -> None:
+        """Raises ValueError: what TinyViT has learned of places within a window fits that window alone."""
+        PromptableModel.set_window_size(self, cells)
+
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors, laid out as transformers would."""
         write_folder(folder, self.network, self.config)
@@ -121,10 +129,16 @@ def _config(values: Mapping[str, Any]) -> MobileSamConfig:
     sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     return MobileSamConfig(**sizes)
 
+    def _fit_encoder(self, size: Size) -> None:
+        """TinyViT has no places to resample: it knows them from its convolutions, and within windows."""
+        encoder = self.network.vision_encoder
+        encoder.config = replace(encoder.config, image_size=as_written(size))
+
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:
     """The network without weights: neck and heads on the meta device, the TinyViT on the CPU for its lasting tables."""
     network: Any = sam.build(_transformers_config(config))
+    fit_heads(network, as_size(config.image_size))
     with torch.random.fork_rng(devices=[]):  # to build is no reason for other random numbers after it
         network.vision_encoder = TinyVitEncoder(config, network.vision_encoder.neck)
     built: SamModel | SamHQModel = network
@@ -133,7 +147,7 @@ def build(config: MobileSamConfig) -> SamModel | SamHQModel:
 
 def _transformers_config(config: MobileSamConfig) -> SamConfig | SamHQConfig:
     """Of neck and heads; the vision encoder has no layers, for another takes its place."""
-    side = {"image_size": config.image_size, "patch_size": STRIDE}
+    side = {"image_size": as_size(config.image_size)[0], "patch_size": STRIDE}
     values: dict[str, Any] = {
         "vision_config": {
             **side,

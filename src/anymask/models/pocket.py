@@ -35,8 +35,8 @@ MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 DRAWN_ON = ("s16", "s8", "s4")  # features that prompts are drawn on
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
-# From docs/pocket.md: names by the ROC of presence, the rest by a grid of clicks.
-THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.5, stability=0.6)
+# Names by the ROC of presence (docs/pocket.md), the rest by grids of clicks (docs/everything.md).
+THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.4, stability=0.5, points_per_side=16)
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
@@ -63,8 +63,7 @@ class PocketModel(PromptableModel):
         name: str = "",
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last), device, name)
-        self.input_side = network.config.image_size
-        self.mask_side = self.input_side // 4
+        self._measure()
         self._read_text = read_text
 
     @classmethod
@@ -101,23 +100,39 @@ class PocketModel(PromptableModel):
             "decoder": nn.ModuleList(others),
         }
 
+    def set_input_size(self, size: Size) -> None:
+        """All that depends on it are coordinates, so that nothing is resampled."""
+        self.network.set_image_size(size)
+        self._measure()
+
     def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
         """An image, or a crop of it, is stretched over the input."""
-        return Frame.stretched(size, (self.input_side, self.input_side), crop_box)
+        return Frame.stretched(size, self.input_size, crop_box)
 
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """The normalised input, on the CPU."""
         x0, y0, x1, y1 = frame.crop_box
-        return normalise(resize.stretch(image.pixels[y0:y1, x0:x1], self.input_side)[None])[0]
+        return normalise(resize.stretch(image.pixels[y0:y1, x0:x1], frame.input_size)[None])[0]
 
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """The pyramid's features by name. Differentiable."""
         return dict(vars(self.network.encode(pixels.contiguous(memory_format=torch.channels_last))))
 
+<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """All masks of the network."""
+=======
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
+>>>>>>> main
         output = self._decode(features, image_rows, prompts)
         return output.logits, output.predicted_iou
 
@@ -192,6 +207,10 @@ class PocketModel(PromptableModel):
         """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
         return [self._ground_one(features.tensors, tokens, instances) for tokens in text.tensors["tokens"]]
 
+    def _measure(self) -> None:
+        h, w = self.input_size = self.network.config.input_size
+        self.mask_size = (h // 4, w // 4)
+
     def _check(self, prompts: Sequence[Prompt]) -> None:
         """A name may join points, boxes and masks."""
 
@@ -217,6 +236,7 @@ class PocketModel(PromptableModel):
         return logits.cpu(), iou.cpu()
 
     def _chosen(
+<<<<<<< HEAD
         self,
         features: Mapping[str, Tensor],
         image_rows: Int[Tensor, "n"],
@@ -227,6 +247,11 @@ class PocketModel(PromptableModel):
         """Three candidates or one, for prompts alike `prompt`; a name is not for other runtimes."""
         answers = self.answers if _is_named(prompt) else self.runtime.answers or self.answers
         logits, iou = answers(features, image_rows, tensors)
+=======
+        self, output: PocketOutput, prompt: Prompt, multimask_output: bool | None
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """Three candidates or one, for prompts alike `prompt`."""
+>>>>>>> main
         if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
             return surest(logits, iou)
         return self.choose(logits, iou, bool(multimask_output))
@@ -250,7 +275,7 @@ class PocketModel(PromptableModel):
             labels=labels,
             boxes=points.new_zeros(n, 4) if boxes is None else boxes,
             has_box=torch.full((n,), boxes is not None, device=device),
-            masks=points.new_zeros(n, self.mask_side, self.mask_side) if masks is None else masks,
+            masks=points.new_zeros(n, *self.mask_size) if masks is None else masks,
             has_mask=torch.full((n,), masks is not None, device=device),
             text_tokens=functional.pad(text, (0, 0, 0, slots - len(text))).expand(n, -1, -1),
             text_mask=(torch.arange(slots, device=device) < len(text)).expand(n, -1),
@@ -334,7 +359,7 @@ def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
 
 
-def _peaks(semantic: Float[Tensor, "h w"]) -> Int[Tensor, "k 2"]:
+def _peaks(semantic: Float[Tensor, "lh lw"]) -> Int[Tensor, "k 2"]:
     """Cells (y x) deep inside the parts of the union: local maxima of its smoothed probability, surest first."""
     probs = functional.avg_pool2d(semantic.sigmoid()[None, None], 5, 1, 2)[0, 0]
     highest = functional.max_pool2d(probs[None, None], 9, 1, 4)[0, 0]

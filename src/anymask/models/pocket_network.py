@@ -5,8 +5,8 @@ maps (disks, box, previous mask, text score) and added at strides 4, 8 and 16, a
 Sofiiuk et al. 2021); convolutions after each upsampling let the drawn prompt meet the image locally. That is what lets
 4 million parameters learn from a few thousand photos. Text enters twice: as tokens, and as a score map per pixel.
 
-Shapes: b images, n prompts, p points, l text tokens, d width; a square input gives maps of
-side q, e, g at strides 4, 8, 16.
+Shapes: b images, n prompts, p points, l text tokens, d width; an input of ih x iw gives maps of qh x qw, eh x ew and
+gh x gw at strides 4, 8 and 16.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anymask.models.efficientnet import EfficientNetLite
+from anymask.models.image_sizes import as_size, as_written, check_size
 from anymask.models.two_way import ChannelNorm, FeedForward, PromptEncoder, TwoWayTransformer
+from anymask.types import Size
 
+COARSEST = 32  # stride of the encoder's last level
 DRAWN_CHANNELS = 7  # positive disks, negative disks, box filled, box edge, previous mask, "has a mask", text score
 
 
@@ -28,7 +31,7 @@ class PocketConfig:
     """Literal sizes of the network."""
 
     encoder: str = "tf_efficientnet_lite0"
-    image_size: int = 384
+    image_size: int | tuple[int, int] = 384  # of a square its side, else (h, w)
     width: int = 128
     width_s8: int = 64
     width_s4: int = 32
@@ -41,9 +44,15 @@ class PocketConfig:
     disk_radius: float = 5.0  # of a drawn click, in input pixels
 
     @property
-    def grid(self) -> int:
-        """Side of the stride-16 map."""
-        return self.image_size // 16
+    def input_size(self) -> Size:
+        """(h, w) of the input."""
+        return as_size(self.image_size)
+
+    @property
+    def grid(self) -> Size:
+        """(h, w) of the stride-16 map."""
+        h, w = self.input_size
+        return h // 16, w // 16
 
 
 CONFIGS = {
@@ -58,10 +67,10 @@ CONFIGS = {
 class PocketFeatures:
     """What the encoder and the pyramid give for b images; computed once, read by every prompt."""
 
-    s16: Float[Tensor, "b d g g"]
-    s8: Float[Tensor, "b d8 e e"]
-    s4: Float[Tensor, "b d4 q q"]
-    text_s8: Float[Tensor, "b t e e"]
+    s16: Float[Tensor, "b d gh gw"]
+    s8: Float[Tensor, "b d8 eh ew"]
+    s4: Float[Tensor, "b d4 qh qw"]
+    text_s8: Float[Tensor, "b t eh ew"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class PocketPrompts:
     labels: Int[Tensor, "n p"]
     boxes: Float[Tensor, "n 4"]
     has_box: Bool[Tensor, "n"]
-    masks: Float[Tensor, "n q q"]
+    masks: Float[Tensor, "n qh qw"]
     has_mask: Bool[Tensor, "n"]
     text_tokens: Float[Tensor, "n l t"]
     text_mask: Bool[Tensor, "n l"]
@@ -87,10 +96,10 @@ class PocketPrompts:
 class PocketOutput:
     """Mask logits at stride 4 for each mask token, their predicted IoU (0 to 1), presence logit, text score map."""
 
-    logits: Float[Tensor, "n m q q"]
+    logits: Float[Tensor, "n m qh qw"]
     predicted_iou: Float[Tensor, "n m"]
     presence: Float[Tensor, "n"]
-    score_map: Float[Tensor, "n e e"]
+    score_map: Float[Tensor, "n eh ew"]
 
 
 class PocketNetwork(nn.Module):
@@ -104,13 +113,13 @@ class PocketNetwork(nn.Module):
         self.text_score = TextScore(config)
         self.decoder = PocketDecoder(config)
 
-    def set_image_size(self, side: int) -> None:
-        """Another input size (a multiple of 32) for the same weights: all that depends on it are coordinates."""
-        if side % 32 or side < 64:
-            raise ValueError(f"the input size must be a multiple of 32 from 64 on, got {side}")
-        self.config = self.decoder.config = self.decoder.drawing.config = replace(self.config, image_size=side)
+    def set_image_size(self, size: int | Size) -> None:
+        """Another input size (multiples of 32) for the same weights: all that depends on it are coordinates."""
+        check_size(as_size(size), COARSEST, "pocket")
+        config = replace(self.config, image_size=as_written(as_size(size)))
+        self.config = self.decoder.config = self.decoder.drawing.config = config
 
-    def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> PocketFeatures:
+    def encode(self, pixels: Float[Tensor, "b 3 ih iw"]) -> PocketFeatures:
         """Features of RGB images in -1 to 1."""
         features: PocketFeatures = self.pyramid(self.encoder(pixels))
         return features
@@ -269,8 +278,7 @@ class PocketDecoder(nn.Module):
         s4: Float[Tensor, "n d4 q q"],
     ) -> Float[Tensor, "n m q q"]:
         """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
-        side = self.config.grid
-        coarse = image.transpose(1, 2).unflatten(2, (side, side))
+        coarse = image.transpose(1, 2).unflatten(2, self.config.grid)
         s8 = self.mix8(self.norm8(self.up8(coarse) + s8))
         s4 = self.mix4(self.norm4(self.up4(s8) + s4))
         mask_tokens = self._mask_tokens(tokens)
@@ -285,7 +293,9 @@ class PocketDecoder(nn.Module):
         """Output tokens, clicks, box corners (labels 2 and 3 of SAM's point embedding) and text tokens."""
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
-        points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1) / self.config.image_size
+        points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1)
+        h, w = self.config.input_size
+        points = torch.stack([points[..., 0] / w, points[..., 1] / h], dim=-1)
         labels = torch.cat([prompts.labels, corner_labels], dim=1)
         # SAM adds one padding point to every prompt
         points, labels = functional.pad(points, (0, 0, 0, 1)), functional.pad(labels, (0, 1), value=-1)
@@ -297,8 +307,13 @@ class PocketDecoder(nn.Module):
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
         return torch.cat([self.output_tokens.weight.expand(sparse.shape[0], -1, -1), sparse, text], dim=1)
 
+<<<<<<< HEAD
     def _mask_embedding(self, prompts: PocketPrompts) -> Tensor:
         """For each prompt, or one for all."""
+=======
+    def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d gh gw"]:
+        none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+>>>>>>> main
         if not prompts.has_mask.any():
             return self._no_mask()
         return torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
@@ -331,33 +346,37 @@ class Drawing(nn.Module):
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 
-    def draw(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> Float[Tensor, "n c q q"]:
+    def draw(self, prompts: PocketPrompts, score_map: Float[Tensor, "n h w"]) -> Float[Tensor, "n c qh qw"]:
         """The maps themselves, `DRAWN_CHANNELS` of them, each about -1 to 1."""
-        side = self.config.image_size // 4
-        centres = (torch.arange(side, device=score_map.device) + 0.5) * 4
-        positive, negative = (self._disks(prompts, centres, label) for label in (1, 0))
-        inside = self._box_distance(prompts.boxes, centres)
+        h, w = (side // 4 for side in self.config.input_size)
+        down, across = ((torch.arange(side, device=score_map.device) + 0.5) * 4 for side in (h, w))
+        positive, negative = (self._disks(prompts, down, across, label) for label in (1, 0))
+        inside = self._box_distance(prompts.boxes, down, across)
         has_box = prompts.has_box[:, None, None]
         filled = torch.where(has_box, torch.sigmoid(inside), 0.0)
         edge = torch.where(has_box, torch.exp(-((inside / 4) ** 2)), 0.0)
         mask = torch.where(prompts.has_mask[:, None, None], torch.tanh(prompts.masks / 4), 0.0)
         has_mask = prompts.has_mask[:, None, None].to(mask.dtype).expand_as(mask)
-        scores = functional.interpolate(score_map[:, None], size=(side, side), mode="bilinear")[:, 0]
+        scores = functional.interpolate(score_map[:, None], size=(h, w), mode="bilinear")[:, 0]
         return torch.stack([positive, negative, filled, edge, mask, has_mask, torch.tanh(scores / 4)], dim=1)
 
-    def _disks(self, prompts: PocketPrompts, centres: Tensor, label: int) -> Tensor:
+    def _disks(
+        self, prompts: PocketPrompts, down: Float[Tensor, "qh"], across: Float[Tensor, "qw"], label: int
+    ) -> Float[Tensor, "n qh qw"]:
         """1 on the clicks of `label`, falling to 0 at about twice the radius."""
-        apart = (prompts.points[:, :, None] - centres[:, None]).square()  # n p side 2: separable squared distances
-        squared = apart[..., 1][..., :, None] + apart[..., 0][..., None, :]
+        x, y = prompts.points.unbind(-1)
+        squared = (y[..., None] - down).square()[..., :, None] + (x[..., None] - across).square()[..., None, :]
         far = (prompts.labels != label)[..., None, None] * 1e6
         return torch.exp(-(squared + far).amin(dim=1) / (2 * self.config.disk_radius**2))
 
     @staticmethod
-    def _box_distance(boxes: Float[Tensor, "n 4"], centres: Tensor) -> Tensor:
+    def _box_distance(
+        boxes: Float[Tensor, "n 4"], down: Float[Tensor, "qh"], across: Float[Tensor, "qw"]
+    ) -> Float[Tensor, "n qh qw"]:
         """Signed distance to the nearest box side in input pixels, positive inside."""
-        across = torch.minimum(centres - boxes[:, 0:1], boxes[:, 2:3] - centres)
-        down = torch.minimum(centres - boxes[:, 1:2], boxes[:, 3:4] - centres)
-        return torch.minimum(down[:, :, None], across[:, None, :])
+        to_sides = torch.minimum(across - boxes[:, 0:1], boxes[:, 2:3] - across)
+        to_ends = torch.minimum(down - boxes[:, 1:2], boxes[:, 3:4] - down)
+        return torch.minimum(to_ends[:, :, None], to_sides[:, None, :])
 
 
 class Mix(nn.Module):
@@ -372,7 +391,7 @@ class Mix(nn.Module):
         return mixed
 
 
-def normalise(pixels: Shaped[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+def normalise(pixels: Shaped[Tensor, "b 3 ih iw"]) -> Float[Tensor, "b 3 ih iw"]:
     """RGB 0 to 255 to about -1 .. 1, as EfficientNet-Lite was trained."""
     scaled: Tensor = (pixels.float() - 127.0) / 128.0
     return scaled.contiguous(memory_format=torch.channels_last)

@@ -56,9 +56,14 @@ class PromptableModel(ABC):
     capabilities: Capabilities
     mask_logit: ClassVar[float] = MASK_LOGIT
     chunk: ClassVar[int] = CHUNK
+<<<<<<< HEAD
     mask_side: int = 256  # of mask prompts, and of the logits that come back
     input_side: int = 1024
     runtime: Runtime = Runtime()
+=======
+    mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
+    input_size: Size = (1024, 1024)
+>>>>>>> main
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
@@ -74,16 +79,27 @@ class PromptableModel(ABC):
     def parts(self) -> Mapping[str, nn.Module]:
         """`encoder`, `prompt_encoder` and `decoder`: what can be trained apart."""
 
+    def set_input_size(self, size: Size) -> None:
+        """Fits the network to another input, for all images from now on; what is resampled for it stays so.
+
+        Raises ValueError for a size, or a family, that cannot be.
+        """
+        raise ValueError(f"image_size is for sam, mobile, sam2 and pocket: {self.name} has one input size alone")
+
+    def set_window_size(self, cells: int) -> None:
+        """Other windows of the encoder's attention, in cells. Raises ValueError."""
+        raise ValueError(f"window_size is for sam: the windows of {self.name} cannot be changed")
+
     @abstractmethod
     def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
         """How an image (or a crop of it) lies in the input."""
 
     @abstractmethod
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """The normalised input, float32, on the CPU."""
 
     @abstractmethod
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """The encoder's features by name; each tensor begins with the axis of the images. Differentiable."""
 
     @abstractmethod
@@ -136,6 +152,7 @@ class PromptableModel(ABC):
         prompts: PromptTensors,
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+<<<<<<< HEAD
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable if eager."""
         answers = self.runtime.answers or self.answers
         return self.choose(*answers(features, image_rows, prompts), multimask_output)
@@ -155,6 +172,9 @@ class PromptableModel(ABC):
             masks,
             coords.new_full((n,), prompts.masks is not None),
         )
+=======
+        """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
+>>>>>>> main
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""
@@ -191,7 +211,7 @@ class PromptableModel(ABC):
             return _Answer(rows, *self._answer(stacked, image_rows, frames, [flat[i] for i in rows], multimask_output))
 
         answers = [one for group in alike(flat) for one in in_chunks(run, group, self.chunk, self.device)]
-        none = _nothing(CANDIDATES if multimask_output else 1, self.mask_side)
+        none = _nothing(CANDIDATES if multimask_output else 1, self.mask_size)
         pairs = _in_order([none, *answers], [len(some) for some in prompts])
         limits = [self.limits(one.frame, some) for one, some in zip(features, prompts, strict=True)]
         return [Decoded(*pair, limit) for pair, limit in zip(pairs, limits, strict=True)]
@@ -220,7 +240,7 @@ class PromptableModel(ABC):
             pairs = zip(frames, prompts, strict=True)
             masks = np.stack(
                 [
-                    mask_logits(p.mask_input, f, self.mask_side, self.mask_logit)
+                    mask_logits(p.mask_input, f, self.mask_size, self.mask_logit)
                     for f, p in pairs
                     if p.mask_input is not None
                 ]
@@ -298,15 +318,24 @@ def surest(
     return logits.take_along_dim(best[..., None, None], 1), predicted_iou.take_along_dim(best, 1)
 
 
-def mask_logits(mask: np.ndarray, frame: Frame, side: int, logit: float = MASK_LOGIT) -> Float[np.ndarray, "s s"]:
+def mask_logits(mask: np.ndarray, frame: Frame, size: Size, logit: float = MASK_LOGIT) -> Float[np.ndarray, "lh lw"]:
     """A bool mask of the original image as logits in the frame; logits of an earlier result as they are."""
     if mask.dtype != bool:
-        return np.asarray(resize.cover_logits(mask, side), np.float32)
+        return np.asarray(resize.cover_logits(mask, size), np.float32)
     x0, y0, x1, y1 = frame.crop_box
-    h, w = (max(1, round(side * c / i)) for c, i in zip(frame.content_size, frame.input_size, strict=True))
-    logits = np.full((side, side), -logit, np.float32)
+    sides = zip(size, frame.content_size, frame.input_size, strict=True)
+    h, w = (max(1, round(side * c / i)) for side, c, i in sides)
+    logits = np.full(size, -logit, np.float32)
     logits[:h, :w] = (resize.cover(mask[y0:y1, x0:x1], (h, w)) - 0.5) * 2 * logit
     return logits
+
+
+def as_in_square(coords: Float[Tensor, "*n 2"], size: Size) -> Float[Tensor, "*n 2"]:
+    """Coordinates in an input of `size` for a prompt encoder that adds half a pixel and divides both by the height."""
+    h, w = size
+    if h == w:
+        return coords
+    return torch.stack([(coords[..., 0] + 0.5) * (h / w) - 0.5, coords[..., 1]], dim=-1)
 
 
 def in_one_batch(features: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -324,8 +353,8 @@ class _Answer(NamedTuple):
     predicted_iou: Tensor
 
 
-def _nothing(candidates: int, side: int) -> _Answer:
-    return _Answer((), torch.zeros(0, candidates, side, side), torch.zeros(0, candidates))
+def _nothing(candidates: int, size: Size) -> _Answer:
+    return _Answer((), torch.zeros(0, candidates, *size), torch.zeros(0, candidates))
 
 
 def _in_order(answers: Sequence[_Answer], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

@@ -29,11 +29,19 @@ from anymask.models.checkpoints import (
     write_folder,
 )
 from anymask.models.decode import PromptTensors, SharedStage, Stage
+<<<<<<< HEAD
 from anymask.models.mask_tokens import answer_tokens, dense_prompts, masks_of, through_transformer
 from anymask.models.promptable import Clicks, PromptableModel
 from anymask.models.protocol import CropBox
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_layers import with_lean_layers
+=======
+from anymask.models.image_sizes import as_size, check_size
+from anymask.models.promptable import PromptableModel, as_in_square
+from anymask.models.protocol import CropBox
+from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
+from anymask.models.sam_sizes import fit_encoder, fit_heads, fit_windows
+>>>>>>> main
 from anymask.types import Features, Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
@@ -51,16 +59,20 @@ class Sam(PromptableModel):
         keep_position(network)
         with_lean_layers(network.vision_encoder)
         super().__init__(network, device, name)
-        self.input_side = self.network.prompt_encoder.input_image_size
-        self.mask_side = 4 * self.network.prompt_encoder.image_embedding_size[0]
+        self._measure()
 
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam":
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
         with building(folder):
+<<<<<<< HEAD
             network = build(_config(values))
         fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
+=======
+            network = _build_of(values)
+        fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
+>>>>>>> main
         return cls(network, device, name)
 
     @classmethod
@@ -83,20 +95,40 @@ class Sam(PromptableModel):
             "decoder": network.mask_decoder,
         }
 
-    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
-        """The longest side fills the input; the rest is padding."""
-        return Frame.padded(size, self.input_side, crop_box)
+    def set_input_size(self, size: Size) -> None:
+        """Resamples what the encoder has learned of places, if the size is another one; multiples of a patch."""
+        check_size(size, self._patch, self.name)
+        if size != self.input_size:
+            self._fit_encoder(size)
+            fit_heads(self.network, size)
+            self._measure()
 
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def set_window_size(self, cells: int) -> None:
+        """Windows of `cells` x `cells`, from 2 to the longer side of the input's cells (14 as trained)."""
+        most = max(self._grid)
+        if not 2 <= cells <= most:
+            h, w = self.input_size
+            raise ValueError(
+                f"window_size for {self.name} must be from 2 to {most} cells of {self._patch} pixels"
+                f" at an input of {h}x{w}, got {cells}"
+            )
+        fit_windows(self.network.vision_encoder, cells)
+        self.network.config.vision_config.window_size = cells
+
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """As large as the input allows; the rest is padding."""
+        return Frame.padded(size, self.input_size, crop_box)
+
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """Resized as uint8 by Pillow, normalised, then padded with zeros (`ResizeLongestSide`, `Sam.preprocess`)."""
         x0, y0, x1, y1 = frame.crop_box
-        (h, w), side = frame.content_size, self.input_side
+        (h, w), (ih, iw) = frame.content_size, frame.input_size
         picture = PillowImage.fromarray(image.pixels[y0:y1, x0:x1])
         resized = torch.from_numpy(np.array(picture.resize((w, h), PillowImage.Resampling.BILINEAR))).permute(2, 0, 1)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-        return functional.pad((resized - mean) / std, (0, side - w, 0, side - h))
+        return functional.pad((resized - mean) / std, (0, iw - w, 0, ih - h))
 
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """`image_embedding`, and for HQ-SAM `early_embedding`: the tokens after the first block that sees all."""
         output = self.network.vision_encoder(pixels)
         if not self._is_hq:
@@ -104,13 +136,24 @@ class Sam(PromptableModel):
         early = output.intermediate_embeddings[0].permute(0, 3, 1, 2)
         return {"image_embedding": output.last_hidden_state, "early_embedding": early}
 
+<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+=======
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+>>>>>>> main
         """Every prompt stands in the batch with its image, so that each can have its own mask prompt.
 
         HQ-SAM's last mask is that of its high-quality token, which has no predicted IoU.
         """
+<<<<<<< HEAD
         return self._decode(features, image_rows, *self._embed_prompts(prompts))
 
     def answer_clicks(
@@ -139,6 +182,24 @@ class Sam(PromptableModel):
         logits, iou = super().choose(logits[:, :-1], predicted_iou, multimask_output)
         iou, order = iou.sort(dim=1, descending=True)
         return logits.take_along_dim(order[..., None, None], 1) + high_quality, iou
+=======
+        sparse, dense = self._embed_prompts(prompts)
+        image = features["image_embedding"][image_rows]
+        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
+        decoder = self.network.mask_decoder
+        if self._is_hq:
+            used, back = image_rows.unique(return_inverse=True)
+            fine = fine_features(decoder, *(features[name][used] for name in ("image_embedding", "early_embedding")))
+            return decode_hq(decoder, image + dense, position, sparse, fine[back], multimask_output)
+        logits, iou = decoder(
+            image_embeddings=image,
+            image_positional_embeddings=position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        return logits[:, 0], iou[:, 0]
+>>>>>>> main
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
@@ -148,7 +209,7 @@ class Sam(PromptableModel):
         decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
         image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        position = image_position(self.network.shared_image_embedding, image.shape[-1])[0]
+        position = image_position(self.network.shared_image_embedding, self._grid)[0]
         return SharedStage(decoder, own, 0, image, position, self._sparse, whole)
 
     def save(self, folder: Path) -> None:
@@ -170,6 +231,24 @@ class Sam(PromptableModel):
         """As transformers writes it."""
         values: dict[str, Any] = self.network.config.to_dict()
         return values
+
+    @property
+    def _patch(self) -> int:
+        patch: int = self.network.config.prompt_encoder_config.patch_size
+        return patch
+
+    @property
+    def _grid(self) -> Size:
+        """Cells of the image embedding."""
+        grid: Size = self.network.prompt_encoder.image_embedding_size
+        return grid
+
+    def _measure(self) -> None:
+        h, w = self._grid
+        self.input_size, self.mask_size = (h * self._patch, w * self._patch), (4 * h, 4 * w)
+
+    def _fit_encoder(self, size: Size) -> None:
+        fit_encoder(self.network.vision_encoder, size)
 
     @property
     def _is_hq(self) -> bool:
@@ -194,18 +273,27 @@ class Sam(PromptableModel):
         fine = fine_features(decoder, whole[used], features["early_embedding"][used])[back]
         return answer_hq(decoder, torch.cat([*own, decoder.hq_token.weight]), image, position, sparse, fine)
 
+<<<<<<< HEAD
     def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
         return self._embed_prompts(prompts)[0]
 
     def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c h w"]]:
         """Sparse tokens, none without point and box, and dense ones; points alone get a padding point."""
         points = prompts.point_coords.shape[1] > 0
+=======
+    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
+        """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""
+        points, boxes = prompts.point_coords.shape[1] > 0, prompts.boxes
+        if boxes is not None:
+            boxes = as_in_square(boxes.unflatten(1, (2, 2)), self.input_size).flatten(1)
+>>>>>>> main
         sparse, dense = self.network.prompt_encoder(
-            input_points=prompts.point_coords[:, None] if points else None,
+            input_points=as_in_square(prompts.point_coords, self.input_size)[:, None] if points else None,
             input_labels=prompts.point_labels[:, None] if points else None,
-            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_boxes=None if boxes is None else boxes[:, None],
             input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
         )
+<<<<<<< HEAD
         if not points and prompts.boxes is None:
             return dense.new_zeros(len(prompts), 0, dense.shape[1]), dense
         return sparse[:, 0].to(self.dtype), dense
@@ -213,6 +301,11 @@ class Sam(PromptableModel):
 
 def _config(values: Mapping[str, Any]) -> SamConfig | SamHQConfig:
     return SamHQConfig(**values) if values["model_type"] == "sam_hq" else SamConfig(**values)
+=======
+        if not points and boxes is None:
+            return None, dense
+        return sparse.to(self.dtype), dense
+>>>>>>> main
 
 
 def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:
@@ -226,16 +319,23 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, pa
     load_strictly(network, in_dtype(with_shared_position(state), dtype), path, what)
 
 
-def image_position(embedding: SamPositionalEmbedding | SamHQPositionalEmbedding, side: int) -> Float[Tensor, "1 c s s"]:
-    """The positional code of every cell's centre."""
-    centres = (torch.arange(side, device=embedding.positional_embedding.device) + 0.5) / side
-    x, y = torch.meshgrid(centres, centres, indexing="xy")
+def image_position(
+    embedding: SamPositionalEmbedding | SamHQPositionalEmbedding, grid: Size
+) -> Float[Tensor, "1 c gh gw"]:
+    """The positional code of the centre of each of h x w cells."""
+    device = embedding.positional_embedding.device
+    down, across = ((torch.arange(cells, device=device) + 0.5) / cells for cells in grid)
+    x, y = torch.meshgrid(across, down, indexing="xy")
     code: Tensor = embedding(torch.stack([x, y], dim=-1))
     return code.permute(2, 0, 1)[None]
 
 
 def fine_features(
+<<<<<<< HEAD
     decoder: SamHQMaskDecoder, image: Float[Tensor, "b c s s"], early: Float[Tensor, "b d s s"]
+=======
+    decoder: SamHQMaskDecoder, image: Float[Tensor, "b c gh gw"], early: Float[Tensor, "b d gh gw"]
+>>>>>>> main
 ) -> Float[Tensor, "b e lh lw"]:
     """What HQ-SAM's token reads beside the decoder's own map: last and early tokens, both four times as fine."""
     last = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(image))))
@@ -246,12 +346,21 @@ def fine_features(
 
 def answer_hq(
     decoder: SamHQMaskDecoder,
+<<<<<<< HEAD
     tokens: Float[Tensor, "o c"],
     image: Float[Tensor, "n c s s"],
     position: Float[Tensor, "1 c s s"],
     sparse: Float[Tensor, "n l c"],
     fine: Float[Tensor, "b e lh lw"],
 ) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n t"]]:
+=======
+    image: Float[Tensor, "n c gh gw"],
+    position: Float[Tensor, "1 c gh gw"],
+    sparse: Float[Tensor, "n 1 t c"] | None,
+    fine: Float[Tensor, "n e lh lw"],
+    multimask_output: bool,
+) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n k"]]:
+>>>>>>> main
     """HQ-SAM's decoder through the modules of transformers' SamHQMaskDecoder (sam-hq, `MaskDecoderHQ.predict_masks`).
 
     Not through its `forward`, which upscales the image as it was before the transformer, rows and columns exchanged
@@ -274,3 +383,24 @@ def keep_position(network: Any) -> None:
     for module in (network.shared_image_embedding, network.prompt_encoder.shared_embedding):
         delattr(module, POSITION)
         module.register_buffer(POSITION, shared)
+<<<<<<< HEAD
+=======
+
+
+def _build_of(values: Mapping[str, Any]) -> SamModel | SamHQModel:
+    """By config.json. An input that is no square is one that `save` wrote: transformers builds squares alone."""
+    kind: Any = SamHQConfig if values["model_type"] == "sam_hq" else SamConfig
+    written = values.get("vision_config", {}).get("image_size")
+    if not isinstance(written, list):
+        return build(kind(**values))
+    size = as_size(written)
+    parts = ("vision_config", "prompt_encoder_config")
+    network = build(kind(**{**values, **{part: {**values[part], "image_size": size[0]} for part in parts}}))
+    fit_encoder(network.vision_encoder, size)
+    fit_heads(network, size)
+    return network
+
+
+def _with_tokens(own: Float[Tensor, "o c"], sparse: Float[Tensor, "n 1 t c"]) -> Float[Tensor, "n 1 k c"]:
+    return torch.cat([own.expand(len(sparse), 1, -1, -1), sparse], dim=2)
+>>>>>>> main

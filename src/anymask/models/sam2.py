@@ -5,6 +5,7 @@ before the other clicks; a mask alone comes without any click, also without the 
 Paper: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,13 +20,25 @@ from anymask.models import sam2_keys
 from anymask.models.capabilities import SAM2
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.decode import PromptTensors, SharedStage, Stage, WholeStage
+<<<<<<< HEAD
 from anymask.models.mask_tokens import answer_tokens, dense_prompts
 from anymask.models.promptable import CORNERS, Clicks, PromptableModel, surest
+=======
+from anymask.models.image_sizes import as_size, as_written, check_size
+from anymask.models.promptable import PromptableModel, as_in_square
+>>>>>>> main
 from anymask.models.protocol import CropBox
 from anymask.types import Features, Frame, Image, Size
 
 CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+<<<<<<< HEAD
 LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # stride 4, 8 and 16
+=======
+STRIDES = (4, 8, 16)  # of what the decoder reads
+COARSEST = 32  # of the encoder's last stage
+LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # one for each stride
+BOX_LABELS = (2, 3)  # of the two corners, as clicks (sam2, `SAM2ImagePredictor._predict`)
+>>>>>>> main
 MASK_LIMIT = 32.0  # the sam2 package hands its low-resolution logits back clamped to this
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -39,8 +52,7 @@ class Sam2(PromptableModel):
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         super().__init__(network, device, name)
-        self.input_side = self.network.prompt_encoder.input_image_size
-        self.mask_side = self.network.prompt_encoder.mask_input_size[0]
+        self._measure()
 
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam2":
@@ -75,29 +87,47 @@ class Sam2(PromptableModel):
             "decoder": nn.ModuleDict(rest),
         }
 
-    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
-        """Stretched to the square input."""
-        return Frame.stretched(size, (self.input_side, self.input_side), crop_box)
+    def set_input_size(self, size: Size) -> None:
+        """Hiera resamples its positions at every run; all else that depends on the size are coordinates."""
+        check_size(size, self._multiple, self.name)
+        if size != self.input_size:
+            _fit(self.network, size)
+            self._measure()
 
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
+        """Stretched to the input."""
+        return Frame.stretched(size, self.input_size, crop_box)
+
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """Averaged or bilinear in float, then ImageNet's mean and deviation (sam2, `SAM2Transforms`)."""
         x0, y0, x1, y1 = frame.crop_box
         pixels = torch.from_numpy(image.pixels[y0:y1, x0:x1].transpose(2, 0, 1).copy()).float() / 255
-        square = functional.interpolate(pixels[None], frame.input_size, mode="bilinear", antialias=True)[0]
+        stretched = functional.interpolate(pixels[None], frame.input_size, mode="bilinear", antialias=True)[0]
         mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-        return (square - mean) / std
+        return (stretched - mean) / std
 
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """The three levels as the decoder takes them, the "no memory" token added to the last."""
         decoder = self.network.mask_decoder
         fine, middle, coarse = self.network.vision_encoder(pixels).fpn_hidden_states
         token = self.network.no_memory_embedding.reshape(1, -1, 1, 1)
         return dict(zip(LEVELS, (decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + token), strict=True))
 
+<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """Unclamped logits, and IoU from 0 to 1."""
+=======
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """Unclamped logits, and IoU from 0 to 1; a single mask that is unstable gives way in eval mode."""
+>>>>>>> main
         sparse, dense = self._embed_prompts(prompts)
         finer = [features[level][_fewest(image_rows)] for level in LEVELS[:2]]
         return answer_sam2(self.network, [*finer, features[LEVELS[2]][image_rows]], sparse[:, 0], dense)
@@ -151,12 +181,24 @@ class Sam2(PromptableModel):
         values: dict[str, Any] = self.network.config.to_dict()
         return values
 
-    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n 1 k d"], Float[Tensor, "n d h w"]]:
+    @property
+    def _multiple(self) -> int:
+        """The coarsest of the four stages must come out whole, and so must the windows of the first positions."""
+        windows = getattr(self.network.vision_encoder.backbone, "pos_embed_window", None)
+        return COARSEST if windows is None else math.lcm(COARSEST, STRIDES[0] * windows.shape[-1])
+
+    def _measure(self) -> None:
+        prompts = self.network.prompt_encoder
+        h, w = prompts.image_embedding_size
+        self.input_size, self.mask_size = (h * STRIDES[-1], w * STRIDES[-1]), tuple(prompts.mask_input_size)
+
+    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n 1 k d"], Float[Tensor, "n d gh gw"]]:
         points, labels = prompts.point_coords, prompts.point_labels
         if prompts.boxes is not None:
             corners = labels.new_tensor(CORNERS).expand(len(prompts), 2)
             points = torch.cat([prompts.boxes.reshape(-1, 2, 2), points], dim=1)
             labels = torch.cat([corners, labels], dim=1)
+        points = as_in_square(points, self.input_size)
         masks = prompts.masks
         clicked = points.shape[1] > 0
         sparse, dense = self.network.prompt_encoder(
@@ -227,12 +269,31 @@ def _fewest(image_rows: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     return image_rows[:1] if bool((image_rows == image_rows[0]).all()) else image_rows
 
 
+<<<<<<< HEAD
 def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
     return {part: config[part] for part in CONFIG_PARTS if part in config}
+=======
+def _fit(network: Any, size: Size) -> None:
+    """Makes the prompt encoder take prompts in an input of `size`, and the config say so (`as_in_square`)."""
+    config, prompts = network.config, network.prompt_encoder
+    grids = [[size[0] // stride, size[1] // stride] for stride in STRIDES]
+    prompts.input_image_size = size[0]
+    prompts.mask_input_size, prompts.image_embedding_size = tuple(grids[0]), tuple(grids[-1])
+    network.backbone_feature_sizes = config.vision_config.backbone_feature_sizes = grids
+    config.prompt_encoder_config.image_size = as_written(size)
+    if hasattr(config.vision_config.backbone_config, "image_size"):  # not RepViT
+        config.vision_config.backbone_config.image_size = list(size)
+>>>>>>> main
 
 
 def _build(kind: str, config: dict[str, Any]) -> Sam2Model | EdgeTamModel:
-    """The network without weights."""
+    """The network without weights. An input that is no square is one that `save` wrote: transformers builds squares."""
+    written = config.get("prompt_encoder_config", {}).get("image_size")
+    if isinstance(written, list):
+        prompts = {**config["prompt_encoder_config"], "image_size": written[0]}
+        network = _build(kind, {**config, "prompt_encoder_config": prompts})
+        _fit(network, as_size(written))
+        return network
     edge = kind.startswith(sam2_keys.EDGETAM)
     with torch.device("meta"):
         return EdgeTamModel(EdgeTamConfig(**config)) if edge else Sam2Model(Sam2Config(**config))

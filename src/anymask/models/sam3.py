@@ -45,11 +45,12 @@ class Sam3(PromptableModel):
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "", source: Path = Path()) -> None:
         super().__init__(network, device, name)
         self.source = source  # where the tokenizer is looked for
-        self.input_side = self.detector.config.vision_config.image_size
+        side = self.detector.config.vision_config.image_size
+        self.input_size = (side, side)
         if self.tracker is None:
             self.capabilities = SAM3_DETECTOR
         else:
-            self.mask_side = self.tracker.prompt_encoder.mask_input_size[0]
+            self.mask_size = self.tracker.prompt_encoder.mask_input_size
 
     @classmethod
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam3":
@@ -93,16 +94,16 @@ class Sam3(PromptableModel):
 
     def frame(self, size: Size, crop_box: CropBox | None = None) -> Frame:
         """Stretched to the square input."""
-        return Frame.stretched(size, (self.input_side, self.input_side), crop_box)
+        return Frame.stretched(size, self.input_size, crop_box)
 
-    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 s s"]:
+    def preprocess(self, image: Image, frame: Frame) -> Float[Tensor, "3 ih iw"]:
         """Resized as uint8 with antialiasing, then from -1 to 1 (sam3, `Sam3Processor`)."""
         x0, y0, x1, y1 = frame.crop_box
         pixels = torch.from_numpy(image.pixels[y0:y1, x0:x1].transpose(2, 0, 1).copy())
         square: Tensor = pictures.resize(pixels, list(frame.input_size), antialias=True)
         return square.float() / 127.5 - 1
 
-    def embed(self, pixels: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def embed(self, pixels: Float[Tensor, "b 3 ih iw"]) -> dict[str, Tensor]:
         """The pyramids of both necks; the tracker's as its decoder takes them, the "no memory" token added.
 
         As the original and `Sam3TrackerVideoModel`; `Sam3TrackerModel` (5.23) adds it to a level that it then drops.
@@ -118,10 +119,21 @@ class Sam3(PromptableModel):
         features["tracker_2"] = coarse + self.tracker.no_memory_embedding.reshape(1, -1, 1, 1)
         return features
 
+<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """As transformers' trackers: a mask alone comes with an empty click."""
+=======
+    def respond(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        prompts: PromptTensors,
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """As transformers' trackers: a mask alone comes with an empty click; an unstable single mask gives way."""
+>>>>>>> main
         sparse, dense = self._embed_prompts(prompts)
         levels = [features[f"tracker_{i}"][image_rows] for i in range(LEVELS)]
         return answer_sam2(self.tracker, levels, sparse[:, 0], dense)

@@ -44,10 +44,10 @@ class FourierEmbedding(nn.Module):
         angle = 2 * math.pi * ((2 * position_01 - 1) @ self.positional_embedding)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
-    def grid(self, side: int) -> Float[Tensor, "k d"]:
-        """The embedding of every cell of a square map, row by row."""
-        steps = (torch.arange(side, device=self.positional_embedding.device) + 0.5) / side
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
+    def grid(self, size: tuple[int, int]) -> Float[Tensor, "k d"]:
+        """The embedding of every cell of a map of h x w, row by row."""
+        down, across = ((torch.arange(n, device=self.positional_embedding.device) + 0.5) / n for n in size)
+        y, x = torch.meshgrid(down, across, indexing="ij")
         return self.forward(torch.stack([x, y], dim=-1).flatten(0, 1))
 
 
@@ -60,7 +60,7 @@ class MaskEmbedding(nn.Module):
         self.conv2, self.layer_norm2 = nn.Conv2d(channels // 4, channels, 2, 2), ChannelNorm(channels, eps=1e-6)
         self.conv3 = nn.Conv2d(channels, width, 1)
 
-    def forward(self, masks: Float[Tensor, "n 1 q q"]) -> Float[Tensor, "n d g g"]:
+    def forward(self, masks: Float[Tensor, "n 1 qh qw"]) -> Float[Tensor, "n d gh gw"]:
         x = functional.gelu(self.layer_norm1(self.conv1(masks)))
         embedded: Tensor = self.conv3(functional.gelu(self.layer_norm2(self.conv2(x))))
         return embedded

@@ -40,15 +40,15 @@ def cover(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndar
     return cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
-def stretch(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 s s"]:
-    """An image stretched to a square: averaged when it shrinks, bilinear when it grows."""
-    shrinks = min(pixels.shape[:2]) > side
-    square = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
+def stretch(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[Tensor, "3 ih iw"]:
+    """An image stretched to another size: averaged when both sides shrink, else bilinear."""
+    shrinks = pixels.shape[0] > size[0] and pixels.shape[1] > size[1]
+    stretched = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return torch.from_numpy(np.ascontiguousarray(stretched.transpose(2, 0, 1)))
 
 
-def cover_logits(logits: Float[np.ndarray, "lh lw"], side: int) -> Float[np.ndarray, "s s"]:
-    """Low-resolution logits of an earlier result at the side a model expects (bilinear when they differ)."""
-    if logits.shape == (side, side):
+def cover_logits(logits: Float[np.ndarray, "lh lw"], size: tuple[int, int]) -> Float[np.ndarray, "mh mw"]:
+    """Low-resolution logits of an earlier result at the size a model expects (bilinear when they differ)."""
+    if logits.shape == size:
         return logits
-    return cv2.resize(np.asarray(logits, np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(np.asarray(logits, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

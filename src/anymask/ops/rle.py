@@ -26,14 +26,10 @@ def encode(masks: Bool[np.ndarray, "n h w"]) -> tuple[Rle, ...]:
 
 def encode_window(window: Bool[np.ndarray, "wh ww"], x0: int, y0: int, size: tuple[int, int]) -> Rle:
     """The RLE of an image of `size` (h, w) that is empty but for `window`, whose corner lies at x0 y0."""
-    h, w = size
     columns = np.pad(window.T, ((0, 0), (1, 1)))
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
-    turns = (column + x0) * h + row + y0  # where runs begin and end, in turn, down the columns of the image
-    seams = np.flatnonzero(np.diff(turns) == 0)  # a run that goes on at the top of the next column
-    turns = np.delete(turns, np.append(seams, seams + 1))
-    runs = np.diff(turns, prepend=0, append=h * w)
-    return from_run_lengths(runs[: len(runs) - int(runs[-1] == 0)].tolist(), size)
+    borders = (column + x0) * size[0] + row + y0  # where runs start and stop, in turn
+    return _from_borders(borders[::2], borders[1::2], size)
 
 
 def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
@@ -41,16 +37,35 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
     h, w = size
     dense = np.empty((len(rles), h, w), dtype=bool)
     for mask, one in zip(dense, rles, strict=True):
-        runs = run_lengths(one)
-        mask[...] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
+        mask[...] = decode_part(one, (0, 0, w, h))
     return dense
 
 
+def decode_part(one: Rle, box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask within `box` (x0 y0 x1 y1, inside the image), without making the rest; `ValueError` as `decode`."""
+    x0, y0, x1, y1 = box
+    h = one["size"][0]
+    ends = np.clip(np.cumsum(run_lengths(one)), x0 * h, x1 * h)
+    runs = np.diff(ends, prepend=x0 * h)
+    columns: np.ndarray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(x1 - x0, h)
+    return columns.T[y0:y1]
+
+
+def topmost(rles: Sequence[Rle], scores: Float[np.ndarray, "n"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """Which of `rles` is on top where, counted from 1, 0 for none (int32).
+
+    The largest lie lowest, of equally large ones that of the lowest score; one is decoded at a time, in its box.
+    """
+    canvas, corners = np.zeros(size, np.int32), boxes(rles).astype(int).tolist()
+    for row in np.lexsort((scores, -areas(rles))).tolist():
+        x0, y0, x1, y1 = corners[row]
+        canvas[y0:y1, x0:x1][decode_part(rles[row], (x0, y0, x1, y1))] = row + 1
+    return canvas
+
+
 def areas(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:
-    """Pixels in each mask."""
-    if not rles:
-        return np.zeros(0, dtype=np.int64)
-    return np.asarray(coco_mask.area([cast(Any, rle) for rle in rles])).astype(np.int64).reshape(-1)
+    """Pixels in each mask. One at a time: pycocotools 2.0.11 refuses more than 255 at once."""
+    return np.asarray([coco_mask.area(cast(Any, rle)) for rle in rles], dtype=np.int64)
 
 
 def boxes(rles: Sequence[Rle]) -> Float[np.ndarray, "n 4"]:
@@ -76,6 +91,39 @@ def merge(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
     return _to_text(coco_mask.merge([cast(Any, rle) for rle in rles]))
 
 
+def intersections(first: Sequence[Rle], second: Sequence[Rle]) -> Int[np.ndarray, "n m"]:
+    """Pixels that every mask of `first` shares with every mask of `second`."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)), dtype=np.int64)
+    # Against a "crowd", COCO divides by the area of the first mask alone.
+    shares = coco_mask.iou(cast(Any, list(first)), cast(Any, list(second)), [1] * len(second))
+    shares = np.asarray(shares, dtype=np.float64).reshape(len(first), -1)
+    return np.asarray(np.rint(shares * areas(first)[:, None]), np.int64)
+
+
+def crop(rles: Sequence[Rle], box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[Rle, ...]:
+    """What lies within `box` (x0 y0 x1 y1) of each mask, still of `size` (h, w)."""
+    (x0, y0, x1, y1), h = box, size[0]
+    tops = np.arange(x0, x1) * h
+    frame = _from_borders(tops + y0, tops + y1, size)
+    return tuple(_to_text(coco_mask.merge([cast(Any, one), cast(Any, frame)], intersect=True)) for one in rles)
+
+
+def placed(one: Rle, corner: tuple[int, int], size: tuple[int, int]) -> Rle:
+    """A mask of a part of an image as one of the whole, which is of `size` (h, w); `corner` is the part's x0 y0."""
+    (x0, y0), (h, w), (part_h, part_w) = corner, size, one["size"]
+    if x0 + part_w > w or y0 + part_h > h:
+        raise ValueError(f"a mask of {part_w} x {part_h} pixels at {x0},{y0} leaves the image of {w} x {h}")
+    changes = np.cumsum(run_lengths(one))
+    starts, stops = changes[:-1:2], changes[1::2]
+    tops = np.arange(1, part_w) * part_h  # a run may go on in the next column: where it does, it is cut in two
+    cuts = tops[np.searchsorted(starts, tops, "left") > np.searchsorted(stops, tops, "right")]
+    starts, stops = np.append(starts, cuts), np.append(stops, cuts)
+    starts = starts + starts // part_h * (h - part_h) + x0 * h + y0
+    stops = stops + (stops - 1) // part_h * (h - part_h) + x0 * h + y0
+    return _from_borders(starts, stops, size)
+
+
 def run_lengths(one: Rle) -> Int[np.ndarray, "k"]:
     """The lengths of the runs of an RLE, off first, down each column; `ValueError` unless they fill its size.
 
@@ -99,13 +147,20 @@ def run_lengths(one: Rle) -> Int[np.ndarray, "k"]:
     return values
 
 
-def from_run_lengths(runs: Sequence[int], size: tuple[int, int]) -> Rle:
+def from_run_lengths(runs: Sequence[int] | Int[np.ndarray, "k"], size: tuple[int, int]) -> Rle:
     """The RLE with these run lengths, off first, down each column; `ValueError` unless they fill `size` (h, w)."""
     values = np.asarray(runs)
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or len(values) == 0):
         raise ValueError("its counts must be whole numbers")
     _check_runs(values, size)
     return _to_text(coco_mask.frPyObjects({"size": list(size), "counts": values.tolist()}, *size))
+
+
+def _from_borders(starts: Int[np.ndarray, "k"], stops: Int[np.ndarray, "k"], size: tuple[int, int]) -> Rle:
+    """From where runs start and stop, in any order; one that stops where another starts is one run with it."""
+    runs = np.diff(np.setxor1d(starts, stops), prepend=0)
+    rest = size[0] * size[1] - int(runs.sum())
+    return from_run_lengths(np.append(runs, rest) if rest or not len(runs) else runs, size)
 
 
 def _check_runs(runs: Int[np.ndarray, "k"], size: Sequence[int]) -> None:

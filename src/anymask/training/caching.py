@@ -106,7 +106,7 @@ class FeatureStore:
     def _key(self, path: Path, view: View) -> str:
         if path not in self._pictures:
             self._pictures[path] = hashlib.blake2b(path.read_bytes()).digest()
-        sides = f"{view} {self.model.input_side} {self.half}".encode()
+        sides = f"{view} {self.model.input_size} {self.half}".encode()
         return hashlib.blake2b(self.weights.encode() + self._pictures[path] + sides, digest_size=16).hexdigest()
 
 

@@ -53,7 +53,7 @@ class Examples:
     def _targets(self, pair: Pair, view: View, rows: np.ndarray) -> Targets:
         dense = pair.masks[rows].masks
         frame = self.model.frame(pair.masks.size, view.crop_box)
-        return targets_in(frame, dense[:, :, ::-1] if view.mirrored else dense, self.model.mask_side)
+        return targets_in(frame, dense[:, :, ::-1] if view.mirrored else dense, self.model.mask_size)
 
 
 def large_enough(pairs: Pairs, model: PromptableModel) -> tuple[Pairs, int]:
@@ -61,7 +61,7 @@ def large_enough(pairs: Pairs, model: PromptableModel) -> tuple[Pairs, int]:
     kept, dropped = list[Pair](), 0
     for pair in pairs.rows:
         frame = model.frame(pair.masks.size)
-        content = np.prod(frame.content_size) / np.prod(frame.input_size) * model.mask_side**2
+        content = np.prod(frame.content_size) / np.prod(frame.input_size) * np.prod(model.mask_size)
         rows = pair.masks.areas * content / np.prod(frame.size) >= 1
         dropped += int((~rows).sum())
         if rows.any():

@@ -17,7 +17,7 @@ from anymask.models.promptable import PromptableModel, mask_logits
 from anymask.ops import clicks
 from anymask.ops.boxes import jittered
 from anymask.ops.losses import area_bce_loss, dice_loss, soft_iou
-from anymask.types import Frame
+from anymask.types import Frame, Size
 
 BOX_SHARE = 0.5  # of first prompts; the others are clicks
 JITTERS, JITTER_SHARES = (0.02, 0.1), (0.7, 0.3)  # of careful and of hasty boxes
@@ -29,7 +29,7 @@ IOU_WEIGHT = 2.0
 class Targets:
     """Objects as the model sees them: soft masks, tight boxes, and the image that each is of."""
 
-    masks: Float[Tensor, "n m m"]
+    masks: Float[Tensor, "n lh lw"]
     boxes: Float[np.ndarray, "n 4"]
     image_rows: Int[Tensor, "n"]
 
@@ -41,14 +41,14 @@ class Targets:
         return Targets(self.masks[chosen], self.boxes[rows], self.image_rows[chosen])
 
 
-def targets_in(frame: Frame, masks: Bool[np.ndarray, "n h w"], side: int) -> Targets:
+def targets_in(frame: Frame, masks: Bool[np.ndarray, "n h w"], size: Size) -> Targets:
     """Those of `masks` (original pixels) of which at least half a cell is in the frame; all of image 0."""
     x0, y0, x1, y1 = frame.crop_box
-    soft = [mask_logits(mask, frame, side, 0.5) + 0.5 for mask in masks]  # covered cells are 1, empty ones 0
+    soft = [mask_logits(mask, frame, size, 0.5) + 0.5 for mask in masks]  # covered cells are 1, empty ones 0
     rows = [i for i, cells in enumerate(soft) if cells.sum() >= 0.5]
     corners = [_tight_corners(masks[i, y0:y1, x0:x1]) + np.asarray([x0, y0], np.float32) for i in rows]
     return Targets(
-        torch.from_numpy(np.stack([soft[i] for i in rows]) if rows else np.zeros((0, side, side), np.float32)),
+        torch.from_numpy(np.stack([soft[i] for i in rows]) if rows else np.zeros((0, *size), np.float32)),
         np.asarray([frame.to_model(one) for one in corners], np.float32).reshape(-1, 4),
         torch.zeros(len(rows), dtype=torch.long),
     )
@@ -76,7 +76,7 @@ def interact(
     found: dict[str, list[float]] = {}
     for kind, ask, rows in (("box", box_prompts, boxed), ("click", click_prompts, ~boxed)):
         some = targets[np.flatnonzero(rows)]
-        prompts = ask(some, model.input_side, rng)
+        prompts = ask(some, model.input_size, rng)
         last = int(rng.integers(MOST_CORRECTIONS + 1))
         for turn in range(1 + last):
             if not len(some):
@@ -89,32 +89,32 @@ def interact(
             found.setdefault(f"{kind}_iou" if turn == 0 else "corrected_iou", []).extend(iou.tolist())
             if turn == last:
                 break
-            prompts, wrong = corrected(prompts, _surest(logits, predicted_iou), some.masks, model.input_side)
+            prompts, wrong = corrected(prompts, _surest(logits, predicted_iou), some.masks, model.input_size)
             some = some[wrong]
     return found
 
 
-def box_prompts(targets: Targets, input_side: int, rng: np.random.Generator) -> PromptTensors:
+def box_prompts(targets: Targets, input_size: Size, rng: np.random.Generator) -> PromptTensors:
     """A box around each, a little off."""
     amount = float(rng.choice(JITTERS, p=JITTER_SHARES))
-    boxes = torch.from_numpy(jittered(targets.boxes, amount, (input_side, input_side), rng))
+    boxes = torch.from_numpy(jittered(targets.boxes, amount, input_size, rng))
     n = len(targets)
     return PromptTensors(torch.zeros(n, 0, 2), torch.zeros(n, 0, dtype=torch.long), boxes)
 
 
-def click_prompts(targets: Targets, input_side: int, rng: np.random.Generator) -> PromptTensors:
+def click_prompts(targets: Targets, input_size: Size, rng: np.random.Generator) -> PromptTensors:
     """A click on each: half of the time at its deepest point, else anywhere on it."""
-    stride = input_side / targets.masks.shape[-1]
+    stride = input_size[1] / targets.masks.shape[-1]
     points = [clicks.drawn_click(cells.numpy(), rng) for cells in targets.masks]
     coords = torch.tensor(points, dtype=torch.float32).reshape(-1, 1, 2) * stride
     return PromptTensors(coords, torch.ones(len(targets), 1, dtype=torch.long))
 
 
 def corrected(
-    prompts: PromptTensors, logits: Float[Tensor, "n m m"], wanted: Float[Tensor, "n m m"], input_side: int
+    prompts: PromptTensors, logits: Float[Tensor, "n lh lw"], wanted: Float[Tensor, "n lh lw"], input_size: Size
 ) -> tuple[PromptTensors, Int[np.ndarray, "k"]]:
     """The prompts with the mask so far and a click in its largest error, of the rows that have one; and these rows."""
-    stride = input_side / logits.shape[-1]
+    stride = input_size[1] / logits.shape[-1]
     pairs = zip((logits > 0).numpy(), (wanted > 0.5).numpy(), strict=True)
     found = [clicks.next_click(mask, target) for mask, target in pairs]
     rows = np.asarray([i for i, click in enumerate(found) if click is not None], np.int64)
@@ -129,7 +129,7 @@ def corrected(
 
 
 def answer_loss(
-    logits: Float[Tensor, "n c m m"], predicted_iou: Float[Tensor, "n c"], targets: Float[Tensor, "n m m"]
+    logits: Float[Tensor, "n c lh lw"], predicted_iou: Float[Tensor, "n c"], targets: Float[Tensor, "n lh lw"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Of each prompt the loss, and the IoU of the mask that the model holds to be its best.
 
@@ -166,7 +166,7 @@ def mixed_precision(device: str) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=able)
 
 
-def _surest(logits: Float[Tensor, "n c m m"], predicted_iou: Float[Tensor, "n c"]) -> Float[Tensor, "n m m"]:
+def _surest(logits: Float[Tensor, "n c lh lw"], predicted_iou: Float[Tensor, "n c"]) -> Float[Tensor, "n lh lw"]:
     """Of each prompt the mask that a user would get, on the CPU."""
     best = predicted_iou.detach().argmax(dim=1)[:, None, None, None]
     return logits.detach().take_along_dim(best, 1)[:, 0].cpu()

@@ -21,7 +21,7 @@ def quick_validation(
     network: PocketNetwork, pictures: Sequence[Picture], table: PhraseTable, phrases: Mapping[str, list[int]]
 ) -> dict[str, float]:
     """IoU at a quarter of the input: box, one click (chosen, best), three clicks, text; and false positives."""
-    side = network.config.image_size
+    side = network.config.input_size[0]
     wanted = SampleSettings(
         side=side, objects=8, whole_image=1.0, paste=0.0, regions=0.0, synonyms=0.0, groups=0.0, seed=1
     )

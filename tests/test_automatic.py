@@ -1,0 +1,283 @@
+"""Everything mode: `exact` is the reference record for record, the default finds the same, and no click is lost."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import anymask
+from anymask import prompting
+from anymask.automatic import AutomaticSettings, collect, everything, everything_steps, to_records
+from anymask.ops import boxes, rle
+from anymask.types import Image, Masks
+from disks import disk_sam
+from originals import picture, sam_package
+from test_mobile import converted
+from tiny import tiny_model
+from tiny_families import tiny_edgetam, tiny_sam, tiny_sam2, tiny_sam_hq
+from tiny_sam3 import tiny_sam3, tiny_sam3_lite_text
+
+IMAGE = picture((60, 97))
+SURE = {"points_per_side": 6, "pred_iou_thresh": 0.75, "stability_score_thresh": 0.6}
+OTHERS = (tiny_sam, tiny_sam_hq, tiny_sam2, tiny_edgetam, tiny_sam3, tiny_model)
+OPEN = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}  # random weights are unsure
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    original = disk_sam(IMAGE)
+    return original, converted(original, tmp_path_factory.mktemp("disks") / "tiny.pt", "vit_t")
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return pair[1]
+
+
+def reference(original, image, **settings):
+    with torch.no_grad():
+        return sam_package().SamAutomaticMaskGenerator(original, **settings).generate(image.pixels)
+
+
+SETTINGS = (
+    {},
+    {"points_per_batch": 5},
+    {"crop_n_layers": 1},
+    {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5},
+    {"crop_n_layers": 1, "crop_overlap_ratio": 0.1, "box_nms_thresh": 0.9},
+    {"min_mask_region_area": 50},
+    {"crop_n_layers": 1, "min_mask_region_area": 400, "box_nms_thresh": 0.4},
+    {"stability_score_offset": 3.0, "box_nms_thresh": 0.95},
+)
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+def test_exact_gives_the_records_of_segment_anything(pair, changes):
+    original, model = pair
+    theirs = reference(original, IMAGE, **SURE | changes)
+    ours = everything(IMAGE, model=model, exact=True, output_mode="binary_mask", **SURE | changes)
+    assert len(theirs) > 10
+    assert [one.keys() for one in ours] == [one.keys() for one in theirs]
+    assert len(ours) == len(theirs)
+    apart, ends = [], []
+    for other in theirs:  # those of equal predicted IoU may change places
+        one = max(ours, key=lambda one: iou(one["segmentation"], other["segmentation"]))
+        assert iou(one["segmentation"], other["segmentation"]) > 0.94
+        assert one["area"] == one["segmentation"].sum()
+        assert one["predicted_iou"] == pytest.approx(other["predicted_iou"], abs=1e-3)
+        apart.append(abs(one["stability_score"] - other["stability_score"]))
+        np.testing.assert_allclose(one["point_coords"], other["point_coords"], atol=1e-4)
+        assert one["crop_box"] == other["crop_box"]
+        ends.append(np.asarray(one["bbox"]) - other["bbox"])
+    assert np.median(apart) < 1e-3
+    assert np.median(ends, axis=0).tolist() == [0, 0, 1, 1]  # the reference's boxes end on the last pixel
+
+
+def iou(first, second):
+    return (first & second).sum() / (first | second).sum()
+
+
+@pytest.mark.parametrize("size", [(60, 97), (213, 150), (128, 128), (33, 301)])
+def test_the_default_finds_what_exact_finds(model, size):
+    image = picture(size)
+    exact, fast = (everything(image, model=model, exact=exact, **SURE) for exact in (True, False))
+    assert len(exact) > 5
+    overlap = rle.iou(exact.rles, fast.rles)
+    assert (overlap.max(axis=1) >= 0.75).mean() >= 0.9
+    assert (overlap.max(axis=0) >= 0.75).mean() >= 0.9
+    assert overlap.max(axis=1)[overlap.max(axis=1) >= 0.75].mean() > 0.97
+
+
+@pytest.mark.parametrize("make", OTHERS)
+@pytest.mark.parametrize("exact", [True, False])
+def test_every_family_answers_every_click(make, exact):
+    model, image = make(), picture((61, 83))
+    found = everything(image, model=model, exact=exact, box_nms_thresh=1.0, **OPEN)
+    features = model.encode([image])[0]
+    grid = [(83 * (i + 0.5) / 3, 61 * (j + 0.5) / 3) for j in range(3) for i in range(3)]
+    clicks = [anymask.Prompt.point(*at) for at in grid]
+    every = prompting.predict(model, features, clicks, multimask_output=True)
+    # SAM 1 lets an IoU below 0 pass where the threshold is 0
+    assert len(found) == np.count_nonzero(every.areas)
+    best = rle.iou(every[np.flatnonzero(every.areas)].rles, found.rles).max(axis=1)
+    assert np.mean(best > (0.99 if exact else 0.4)) > 0.9  # these masks are of a few cells
+    assert np.abs(found.point_coords[:, None] - np.asarray(grid)).max(axis=2).min(axis=1).max() < 1e-3
+
+
+def test_a_last_partial_batch_is_not_lost(model):
+    whole = everything(IMAGE, model=model, **SURE)
+    for batch in (1, 5, 35, 36, 1000):
+        again = everything(IMAGE, model=model, points_per_batch=batch, **SURE)
+        assert len(again) == len(whole)
+        assert np.median(rle.iou(again.rles, whole.rles).max(axis=1)) > 0.99  # another batch rounds otherwise
+
+
+def test_one_mask_a_click_without_multimask(model):
+    features = model.encode([IMAGE])[0]
+    click = [anymask.Prompt.point(97 / 2, 30)]
+    single = prompting.predict(model, features, click, multimask_output=False)
+    found = everything(
+        IMAGE,
+        model=model,
+        exact=True,
+        multimask_output=False,
+        points_per_side=1,
+        pred_iou_thresh=0,
+        stability_score_thresh=0,
+    )
+    assert len(found) == 1
+    assert found.rles == single.rles
+
+
+def test_steps_count_every_click_and_can_be_stopped(model):
+    settings = AutomaticSettings(points_per_side=9, crop_n_layers=1, pred_iou_thresh=0.7, stability_score_thresh=0.5)
+    steps = list(everything_steps(IMAGE, model, settings))
+    assert {step.total for step in steps} == {5 * 81}
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == 405
+    assert sum(step.masks is not None for step in steps) == 5
+    crops = [step.masks.crop_boxes[0].tolist() for step in steps if step.masks is not None and len(step.masks)]
+    assert crops[-1] == [0, 0, 97, 60]  # the smallest come first, so that masks are final when they come
+    everything_again = everything_steps(IMAGE, model, settings)
+    first = [next(everything_again) for _ in range(2)]
+    assert [step.done for step in first] == [step.done for step in steps[:2]]
+    assert not torch.is_inference_mode_enabled()
+    everything_again.close()
+    together = collect(iter(steps), IMAGE.size)
+    assert len(together) == sum(len(step.masks) for step in steps if step.masks is not None)
+    assert together.ids.tolist() == list(range(1, len(together) + 1))
+
+
+def test_masks_found_in_a_smaller_crop_stay(model):
+    found = everything(IMAGE, model=model, crop_n_layers=1, crop_nms_thresh=0.5, **SURE)
+    kept = boxes.distinct(found.boxes, np.linspace(1, 0, len(found)), 0.55)
+    assert len(kept) == len(found)
+    sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in found.crop_boxes.tolist()]
+    assert sizes == sorted(sizes)
+
+
+def test_small_regions_are_cleaned(model):
+    for exact in (True, False):
+        found = everything(IMAGE, model=model, exact=exact, min_mask_region_area=60, **SURE)
+        for mask in found.masks:
+            padded = np.pad(mask, 1)
+            assert mask.sum() >= 60 or mask.sum() == _largest_part(padded)
+
+
+def _largest_part(mask):
+    import cv2
+
+    return cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:, 4].max()
+
+
+def test_own_grids_take_the_place_of_points_per_side(model):
+    grid = np.asarray([[0.5, 0.5], [0.25, 0.75]])
+    found = everything(IMAGE, model=model, point_grids=[grid], pred_iou_thresh=0, stability_score_thresh=0)
+    assert {tuple(point) for point in found.point_coords.tolist()} <= {(48.5, 30.0), (24.25, 45.0)}
+    with pytest.raises(ValueError, match="point_grids must be one for the image and one for each of 1 layers, got 1"):
+        everything(IMAGE, model=model, point_grids=[grid], crop_n_layers=1)
+
+
+def test_names_of_transformers_are_aliases(model):
+    ours = everything(IMAGE, model=model, **SURE, crop_n_layers=1, crop_nms_thresh=0.6)
+    sure = {name: value for name, value in SURE.items() if name != "points_per_side"}
+    theirs = everything(IMAGE, model=model, **sure, points_per_crop=6, crops_n_layers=1, crops_nms_thresh=0.6)
+    assert ours.rles == theirs.rles
+    with pytest.raises(ValueError, match="points_per_side and points_per_crop are one setting: give one of them"):
+        everything(IMAGE, model=model, points_per_crop=6, points_per_side=6)
+
+
+def test_records_in_every_output_mode(model):
+    found = everything(IMAGE, model=model, **SURE)
+    modes = {mode: to_records(found, mode) for mode in ("binary_mask", "uncompressed_rle", "coco_rle")}
+    for one, binary, runs, packed in zip(found, *modes.values(), strict=True):
+        assert np.array_equal(binary["segmentation"], one.masks[0])
+        assert sum(runs["segmentation"]["counts"][1::2]) == binary["area"]
+        assert packed["segmentation"] == one.rles[0]
+        x, y, w, h = binary["bbox"]
+        assert one.masks[0][y : y + h, x : x + w].sum() == binary["area"]
+        assert list(binary) == [
+            "segmentation",
+            "area",
+            "bbox",
+            "predicted_iou",
+            "point_coords",
+            "stability_score",
+            "crop_box",
+        ]
+    with pytest.raises(
+        ValueError, match="output_mode must be one of binary_mask, uncompressed_rle, coco_rle, got 'png'"
+    ):
+        everything(IMAGE, model=model, output_mode="png")
+    with pytest.raises(ValueError, match="records are made of masks of everything mode: these have no point_coords"):
+        to_records(Masks.from_dense(np.ones((1, 4, 4), bool)))
+
+
+def test_nothing_found_is_an_empty_result(model):
+    found = everything(IMAGE, model=model, points_per_side=2, pred_iou_thresh=1.0, crop_n_layers=1)
+    assert (len(found), found.size) == (0, (60, 97))
+    assert everything(IMAGE, model=model, points_per_side=2, pred_iou_thresh=1.0, output_mode="coco_rle") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("points_per_side", 0, "points_per_side must be 1 or more, got 0"),
+        ("points_per_batch", -1, "points_per_batch must be 1 or more, got -1"),
+        ("crop_n_points_downscale_factor", 0, "crop_n_points_downscale_factor must be 1 or more, got 0"),
+        ("pred_iou_thresh", 1.5, "pred_iou_thresh must be from 0 to 1, got 1.5"),
+        ("stability_score_thresh", -0.1, "stability_score_thresh must be from 0 to 1, got -0.1"),
+        ("box_nms_thresh", float("nan"), "box_nms_thresh must be from 0 to 1, got nan"),
+        ("crop_nms_thresh", 2, "crop_nms_thresh must be from 0 to 1, got 2"),
+        ("crop_n_layers", 9, "crop_n_layers must be from 0 to 6, got 9"),
+        ("crop_overlap_ratio", 1.0, "crop_overlap_ratio must be from 0 to less than 1, got 1.0"),
+        ("stability_score_offset", -1.0, "stability_score_offset must be 0 or more, got -1.0"),
+        ("min_mask_region_area", -5, "min_mask_region_area must be 0 or more, got -5"),
+        ("overlap", 9, "overlap is that of tiles: give the side of a tile too, got overlap 9 alone"),
+        ("tile", 20, "a tile must be at least 64 pixels wide, got 20"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        everything(IMAGE, model="pocket", **{name: value})
+
+
+def test_a_model_without_points_is_refused():
+    model = tiny_sam3_lite_text()
+    with pytest.raises(
+        ValueError,
+        match="needs a model that takes points: tiny-lite-text knows names and",
+    ):
+        everything(IMAGE, model=model)
+
+
+def test_broken_weights_say_so():
+    model = tiny_sam()
+    with torch.no_grad():
+        model.network.mask_decoder.iou_token.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="answers with NaN: its weights are broken"):
+        everything(IMAGE, model=model, **OPEN)
+
+
+def test_an_image_of_one_pixel_is_searched(model):
+    tiny = Image(np.zeros((1, 1, 3), np.uint8))
+    for exact in (True, False):
+        assert len(everything(tiny, model=model, exact=exact, **OPEN)) <= 27
+    assert replace(AutomaticSettings(), exact=True).exact
+
+
+def test_tiles_find_small_things_and_keep_large_ones(model):
+    image = picture((150, 230))
+    settings = {**SURE, "tile": 100, "overlap": 30}
+    steps = list(everything_steps(image, model, AutomaticSettings(**settings)))
+    assert [step.masks is None for step in steps] == [True] * (len(steps) - 1) + [False]
+    assert steps[-1].total == 36 * 7  # the image, and 2 x 3 tiles
+    found = everything(image, model=model, **settings)
+    whole = everything(image, model=model, **SURE)
+    assert len(found) > len(whole)
+    assert min({tuple(crop) for crop in found.crop_boxes.tolist()})[:2] == (0, 0)
+    with pytest.raises(ValueError, match="the overlap must be from 0 to less than the tile of 100 pixels, got 100"):
+        everything(image, model=model, tile=100, overlap=100)
+    with pytest.raises(ValueError, match="tile and crop_n_layers both cut the image: ask for one of them"):
+        everything(image, model=model, tile=100, crop_n_layers=1)
