@@ -48,8 +48,8 @@ def pick_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if dtype == "int8":
         raise ValueError(
-            "int8 is calibrated once and kept: run anymask export MODEL -o DIR --format openvino --dtype int8, then give"
-            " -m DIR"
+            "int8 is calibrated once and kept: run anymask export MODEL -o DIR --format openvino --dtype int8, then"
+            " give -m DIR"
         )
     if wanted is None or wanted not in DTYPES.values():
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype}")

@@ -93,8 +93,8 @@ def _write(model: PromptableModel, folder: Path, format: str, dtype: str, images
         format=format,
         dtype=dtype,
         features=encoder.outputs,
-        input_size=(encoder.inputs["pixel_values"].shape[2], encoder.inputs["pixel_values"].shape[3]),
-        mask_size=(model.mask_side, model.mask_side),
+        input_size=model.input_size,
+        mask_size=model.mask_size,
         encoder=f"encoder.{suffix}",
         decoder=f"decoder.{suffix}",
     )

@@ -49,8 +49,7 @@ def require(what: str) -> None:
 
 def encoder_of(model: PromptableModel, features: Sequence[str]) -> Half:
     """Of one image, with these of its features."""
-    h, w = model.frame((8, 8)).input_size
-    pixels = torch.zeros(1, 3, h, w, dtype=model.dtype, device=model.device)
+    pixels = torch.zeros(1, 3, *model.input_size, dtype=model.dtype, device=model.device)
     return Half(_Encoder(model, features), {"pixel_values": pixels}, tuple(features))
 
 
@@ -58,7 +57,7 @@ def decoder_of(model: PromptableModel, features: Mapping[str, Tensor]) -> Half:
     """Of prompts on one image, whose `features` serve as an example."""
     n, names = EXAMPLE_PROMPTS, model.decoder_features
     labels = torch.tensor(EXAMPLE_LABELS).expand(n, -1).contiguous()
-    masks = torch.zeros(n, model.mask_side, model.mask_side)
+    masks = torch.zeros(n, *model.mask_size)
     clicks = (torch.ones(*labels.shape, 2), labels, masks, torch.zeros(n))
     inputs = {name: features[name] for name in names} | dict(zip(CLICKS, clicks, strict=True))
     return Half(_Decoder(model, names), inputs, ANSWERS, {name: SHAPED_BY.get(name, ("prompts",)) for name in CLICKS})

@@ -17,19 +17,13 @@ from anymask.models import mobile_keys, sam2_keys, sam3_keys, sam_keys, sources
 from anymask.models.catalogue import CATALOGUE, Entry
 from anymask.models.checkpoints import check_file, first, metadata_of, read_config, read_state, whole_weights_of
 from anymask.models.devices import pick_device, pick_dtype
-<<<<<<< HEAD
 from anymask.models.exported import is_exported, read_about, read_exported
-=======
 from anymask.models.image_sizes import read_size
->>>>>>> main
 from anymask.models.pocket import PocketModel
 from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError, Model
-<<<<<<< HEAD
 from anymask.models.runtimes import ON_THE_CPU, check_runtime, runtime_for
-=======
 from anymask.types import Size
->>>>>>> main
 
 __all__ = ["CATALOGUE", "CheckpointError", "Entry", "check", "load", "pick_device", "recognise"]
 
@@ -50,24 +44,17 @@ def load(
     model: str | Path = "pocket",
     device: str = "auto",
     dtype: torch.dtype | str | None = None,
-<<<<<<< HEAD
     runtime: str = "auto",
+    *,
+    image_size: int | str | Sequence[int] | None = None,
+    window_size: int | None = None,
 ) -> Model:
     """A model by catalogue name, hub id, folder (of transformers or `export`) or file (pocket's or an original one).
 
     `device` is auto, cpu, cuda or mps. `dtype` is that of the weights: float32 if None, auto for what suits the device.
     `runtime` is what computes it: auto, eager, compile, openvino or onnxruntime (docs/runtimes.md).
-=======
-    *,
-    image_size: int | str | Sequence[int] | None = None,
-    window_size: int | None = None,
-) -> Model:
-    """A model by catalogue name, hub id, folder (as transformers saves it) or file (pocket's or an original one).
-
-    `device` is auto, cpu, cuda or mps. `dtype` is that of the weights: float32 if None, auto for what suits the device.
     `image_size` is another input than the native one, a side or (h, w) in pixels; `window_size` other windows of SAM's
     encoder, in cells of 16 pixels (docs/image_sizes.md says what both cost and gain).
->>>>>>> main
     Raises ValueError for an unknown name (with the nearest ones), FileNotFoundError for a path that is not there,
     CheckpointError for weights that are missing, gated, broken or of another architecture.
     """
@@ -77,19 +64,15 @@ def load(
     found = sources.locate(model)
     path = sources.weights_at(found.path)
     name = _own_name(found.path, path) if found.given else str(model)
-<<<<<<< HEAD
     if is_exported(path):
-        _check_for_export(path, device, number)
+        _check_for_export(path, device, number, size, window_size)
         return read_exported(path, runtime, name, _family)
-    in_graphs = runtime in ON_THE_CPU
-    own = _with_weights(path, chosen, torch.float32 if in_graphs else number, name)
-    if isinstance(own, PromptableModel):
-        own.runtime = runtime_for(own, runtime, number)
-=======
-    own = (_from_folder if path.is_dir() else _from_file)(path, chosen, number, name)
+    weights = torch.float32 if runtime in ON_THE_CPU else number
+    own = (_from_folder if path.is_dir() else _from_file)(path, chosen, weights, name)
     if size is not None or window_size is not None:
         _fit(own, size, window_size)
->>>>>>> main
+    if isinstance(own, PromptableModel):
+        own.runtime = runtime_for(own, runtime, number)
     return own
 
 
@@ -120,21 +103,6 @@ def _own_name(given: Path, path: Path) -> str:
     return path.stem if folder is None else folder.resolve().name
 
 
-<<<<<<< HEAD
-def _with_weights(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
-    if not path.is_dir():
-        return _from_file(path, device, dtype, name)
-    family = MODEL_TYPES[read_config(path, MODEL_TYPES)["model_type"]]
-    own: Model = _family(family).from_folder(path, device, dtype, name)
-    return own
-
-
-def _check_for_export(path: Path, device: str, dtype: torch.dtype) -> None:
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"{path} is an exported model, which computes on the CPU: give --device cpu")
-    if dtype != torch.float32:
-        _log.warning("%s computes in what it was exported in, not %s", path, str(dtype).removeprefix("torch."))
-=======
 def _fit(model: Any, size: Size | None, window_size: int | None) -> None:
     if size is not None:
         model.set_input_size(size)
@@ -146,7 +114,15 @@ def _from_folder(path: Path, device: str, dtype: torch.dtype, name: str) -> Mode
     family = MODEL_TYPES[read_config(path, MODEL_TYPES)["model_type"]]
     model: Model = _family(family).from_folder(path, device, dtype, name)
     return model
->>>>>>> main
+
+
+def _check_for_export(path: Path, device: str, dtype: torch.dtype, size: Size | None, window_size: int | None) -> None:
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"{path} is an exported model, which computes on the CPU: give --device cpu")
+    if size is not None or window_size is not None:
+        raise ValueError(f"{path} is an exported model, whose input and windows are fixed: export it at another size")
+    if dtype != torch.float32:
+        _log.warning("%s computes in what it was exported in, not %s", path, str(dtype).removeprefix("torch."))
 
 
 def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:

@@ -123,16 +123,16 @@ class MobileSam(Sam):
         """The sizes, under the name of the family."""
         return {"model_type": MODEL_TYPES[0], **asdict(self.network.vision_encoder.config)}
 
+    def _fit_encoder(self, size: Size) -> None:
+        """TinyViT has no places to resample: it knows them from its convolutions, and within windows."""
+        encoder = self.network.vision_encoder
+        encoder.config = replace(encoder.config, image_size=as_written(size))
+
 
 def _config(values: Mapping[str, Any]) -> MobileSamConfig:
     given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
     sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     return MobileSamConfig(**sizes)
-
-    def _fit_encoder(self, size: Size) -> None:
-        """TinyViT has no places to resample: it knows them from its convolutions, and within windows."""
-        encoder = self.network.vision_encoder
-        encoder.config = replace(encoder.config, image_size=as_written(size))
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

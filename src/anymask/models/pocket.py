@@ -118,21 +118,10 @@ class PocketModel(PromptableModel):
         """The pyramid's features by name. Differentiable."""
         return dict(vars(self.network.encode(pixels.contiguous(memory_format=torch.channels_last))))
 
-<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """All masks of the network."""
-=======
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
->>>>>>> main
         output = self._decode(features, image_rows, prompts)
         return output.logits, output.predicted_iou
 
@@ -236,7 +225,6 @@ class PocketModel(PromptableModel):
         return logits.cpu(), iou.cpu()
 
     def _chosen(
-<<<<<<< HEAD
         self,
         features: Mapping[str, Tensor],
         image_rows: Int[Tensor, "n"],
@@ -247,11 +235,6 @@ class PocketModel(PromptableModel):
         """Three candidates or one, for prompts alike `prompt`; a name is not for other runtimes."""
         answers = self.answers if _is_named(prompt) else self.runtime.answers or self.answers
         logits, iou = answers(features, image_rows, tensors)
-=======
-        self, output: PocketOutput, prompt: Prompt, multimask_output: bool | None
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Three candidates or one, for prompts alike `prompt`."""
->>>>>>> main
         if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
             return surest(logits, iou)
         return self.choose(logits, iou, bool(multimask_output))

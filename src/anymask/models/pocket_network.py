@@ -135,9 +135,9 @@ class PocketNetwork(nn.Module):
         levels: Sequence[Tensor],
         coords: Float[Tensor, "n p 2"],
         labels: Int[Tensor, "n p"],
-        masks: Float[Tensor, "n q q"],
+        masks: Float[Tensor, "n qh qw"],
         has_mask: Bool[Tensor, "n"],
-    ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
+    ) -> tuple[Float[Tensor, "n m qh qw"], Float[Tensor, "n m"]]:
         """Logits and predicted IoU on one image, without text; `levels` are its features at strides 16, 8 and 4.
 
         Clicks have labels 0 and 1, 2 and 3 (corners of a box) or -1 (empty).
@@ -245,14 +245,14 @@ class PocketDecoder(nn.Module):
         prompts: PocketPrompts,
         labels: Int[Tensor, "n p"],
         score_map: Float[Tensor, "n h w"],
-    ) -> tuple[Float[Tensor, "n m q q"], Float[Tensor, "n m"]]:
+    ) -> tuple[Float[Tensor, "n m qh qw"], Float[Tensor, "n m"]]:
         """On one image, with the tokens of `prompts.points` by `labels`, corners and empty clicks among them."""
         drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
         dense = torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
         # In this order: OpenVINO (2026.4) fails where the features of one image are added right after a convolution.
         s16, s8, s4 = levels
         image = self.mix16(s16 + dense + drawn16)
-        sparse = self.prompt_encoder(prompts.points / self.config.image_size, labels)
+        sparse = self.prompt_encoder(self._shares(prompts.points), labels)
         tokens, image = self.attend(self._with_own(sparse, prompts), image.flatten(2).transpose(1, 2))
         return self.masks(tokens, image, s8 + drawn8, s4 + drawn4), self.predicted_iou(tokens)
 
@@ -294,12 +294,16 @@ class PocketDecoder(nn.Module):
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
         points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1)
-        h, w = self.config.input_size
-        points = torch.stack([points[..., 0] / w, points[..., 1] / h], dim=-1)
+        points = self._shares(points)
         labels = torch.cat([prompts.labels, corner_labels], dim=1)
         # SAM adds one padding point to every prompt
         points, labels = functional.pad(points, (0, 0, 0, 1)), functional.pad(labels, (0, 1), value=-1)
         return self._with_own(self.prompt_encoder(points, labels), prompts)
+
+    def _shares(self, points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p 2"]:
+        """Of the input's sides."""
+        h, w = self.config.input_size
+        return torch.stack([points[..., 0] / w, points[..., 1] / h], dim=-1)
 
     def _with_own(self, sparse: Float[Tensor, "n p d"], prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
         """The tokens of clicks and corners between those of the decoder and those of the text."""
@@ -307,13 +311,8 @@ class PocketDecoder(nn.Module):
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
         return torch.cat([self.output_tokens.weight.expand(sparse.shape[0], -1, -1), sparse, text], dim=1)
 
-<<<<<<< HEAD
     def _mask_embedding(self, prompts: PocketPrompts) -> Tensor:
         """For each prompt, or one for all."""
-=======
-    def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d gh gw"]:
-        none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
->>>>>>> main
         if not prompts.has_mask.any():
             return self._no_mask()
         return torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
@@ -321,7 +320,7 @@ class PocketDecoder(nn.Module):
     def _no_mask(self) -> Float[Tensor, "1 d 1 1"]:
         return self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
 
-    def _embedded(self, masks: Float[Tensor, "n q q"]) -> Float[Tensor, "n d g g"]:
+    def _embedded(self, masks: Float[Tensor, "n qh qw"]) -> Float[Tensor, "n d gh gw"]:
         embedded: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-10, 10))
         return embedded
 

@@ -56,14 +56,9 @@ class PromptableModel(ABC):
     capabilities: Capabilities
     mask_logit: ClassVar[float] = MASK_LOGIT
     chunk: ClassVar[int] = CHUNK
-<<<<<<< HEAD
-    mask_side: int = 256  # of mask prompts, and of the logits that come back
-    input_side: int = 1024
-    runtime: Runtime = Runtime()
-=======
     mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
     input_size: Size = (1024, 1024)
->>>>>>> main
+    runtime: Runtime = Runtime()
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
@@ -152,7 +147,6 @@ class PromptableModel(ABC):
         prompts: PromptTensors,
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-<<<<<<< HEAD
         """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable if eager."""
         answers = self.runtime.answers or self.answers
         return self.choose(*answers(features, image_rows, prompts), multimask_output)
@@ -165,16 +159,13 @@ class PromptableModel(ABC):
         if prompts.boxes is not None:
             coords = torch.cat([coords, prompts.boxes.view(n, 2, 2)], dim=1)
             labels = torch.cat([labels, labels.new_tensor(CORNERS).expand(n, 2)], dim=1)
-        masks = coords.new_zeros(n, self.mask_side, self.mask_side) if prompts.masks is None else prompts.masks
+        masks = coords.new_zeros(n, *self.mask_size) if prompts.masks is None else prompts.masks
         return Clicks(
             torch.cat([coords, coords.new_zeros(n, empty, 2)], dim=1),
             torch.cat([labels, labels.new_full((n, empty), PADDING)], dim=1),
             masks,
             coords.new_full((n,), prompts.masks is not None),
         )
-=======
-        """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
->>>>>>> main
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""

@@ -29,19 +29,13 @@ from anymask.models.checkpoints import (
     write_folder,
 )
 from anymask.models.decode import PromptTensors, SharedStage, Stage
-<<<<<<< HEAD
+from anymask.models.image_sizes import as_size, check_size
 from anymask.models.mask_tokens import answer_tokens, dense_prompts, masks_of, through_transformer
-from anymask.models.promptable import Clicks, PromptableModel
+from anymask.models.promptable import Clicks, PromptableModel, as_in_square
 from anymask.models.protocol import CropBox
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_layers import with_lean_layers
-=======
-from anymask.models.image_sizes import as_size, check_size
-from anymask.models.promptable import PromptableModel, as_in_square
-from anymask.models.protocol import CropBox
-from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_sizes import fit_encoder, fit_heads, fit_windows
->>>>>>> main
 from anymask.types import Features, Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)
@@ -66,13 +60,8 @@ class Sam(PromptableModel):
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
         with building(folder):
-<<<<<<< HEAD
-            network = build(_config(values))
-        fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
-=======
             network = _build_of(values)
-        fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
->>>>>>> main
+        fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
     @classmethod
@@ -136,24 +125,13 @@ class Sam(PromptableModel):
         early = output.intermediate_embeddings[0].permute(0, 3, 1, 2)
         return {"image_embedding": output.last_hidden_state, "early_embedding": early}
 
-<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
-=======
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
->>>>>>> main
         """Every prompt stands in the batch with its image, so that each can have its own mask prompt.
 
         HQ-SAM's last mask is that of its high-quality token, which has no predicted IoU.
         """
-<<<<<<< HEAD
         return self._decode(features, image_rows, *self._embed_prompts(prompts))
 
     def answer_clicks(
@@ -164,7 +142,8 @@ class Sam(PromptableModel):
         kinds = torch.cat([kind.weight for kind in encoder.point_embed])
         known = (clicks.labels >= 0)[..., None]
         side = encoder.input_image_size
-        place = encoder.shared_embedding(clicks.coords[:, None] + 0.5, (side, side))[:, 0]
+        coords = as_in_square(clicks.coords, self.input_size)[:, None]
+        place = encoder.shared_embedding(coords + 0.5, (side, side))[:, 0]
         sparse = torch.where(known, place, encoder.not_a_point_embed.weight) + kinds[clicks.labels.clamp(min=0)] * known
         return self._decode(features, None, sparse, dense_prompts(encoder, clicks))
 
@@ -182,24 +161,6 @@ class Sam(PromptableModel):
         logits, iou = super().choose(logits[:, :-1], predicted_iou, multimask_output)
         iou, order = iou.sort(dim=1, descending=True)
         return logits.take_along_dim(order[..., None, None], 1) + high_quality, iou
-=======
-        sparse, dense = self._embed_prompts(prompts)
-        image = features["image_embedding"][image_rows]
-        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
-        decoder = self.network.mask_decoder
-        if self._is_hq:
-            used, back = image_rows.unique(return_inverse=True)
-            fine = fine_features(decoder, *(features[name][used] for name in ("image_embedding", "early_embedding")))
-            return decode_hq(decoder, image + dense, position, sparse, fine[back], multimask_output)
-        logits, iou = decoder(
-            image_embeddings=image,
-            image_positional_embeddings=position,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-        )
-        return logits[:, 0], iou[:, 0]
->>>>>>> main
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
@@ -224,7 +185,7 @@ class Sam(PromptableModel):
     @classmethod
     def without_weights(cls, config: dict[str, Any], name: str) -> "Sam":
         """As `PromptableModel.without_weights`."""
-        return cls(build(_config(config)), "meta", name)
+        return cls(_build_of(config), "meta", name)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -265,7 +226,7 @@ class Sam(PromptableModel):
         decoder, every = self.network.mask_decoder, slice(None)
         whole = features["image_embedding"]
         image = whole[every if image_rows is None else image_rows] + dense
-        position = image_position(self.network.shared_image_embedding, image.shape[-1]).to(self.dtype)
+        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
         own = [decoder.iou_token.weight, decoder.mask_tokens.weight]
         if not self._is_hq:
             return answer_tokens(decoder, torch.cat(own), 0, image, position, sparse)
@@ -273,39 +234,23 @@ class Sam(PromptableModel):
         fine = fine_features(decoder, whole[used], features["early_embedding"][used])[back]
         return answer_hq(decoder, torch.cat([*own, decoder.hq_token.weight]), image, position, sparse, fine)
 
-<<<<<<< HEAD
     def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
         return self._embed_prompts(prompts)[0]
 
     def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c h w"]]:
         """Sparse tokens, none without point and box, and dense ones; points alone get a padding point."""
-        points = prompts.point_coords.shape[1] > 0
-=======
-    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
-        """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""
         points, boxes = prompts.point_coords.shape[1] > 0, prompts.boxes
         if boxes is not None:
             boxes = as_in_square(boxes.unflatten(1, (2, 2)), self.input_size).flatten(1)
->>>>>>> main
         sparse, dense = self.network.prompt_encoder(
             input_points=as_in_square(prompts.point_coords, self.input_size)[:, None] if points else None,
             input_labels=prompts.point_labels[:, None] if points else None,
             input_boxes=None if boxes is None else boxes[:, None],
             input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
         )
-<<<<<<< HEAD
-        if not points and prompts.boxes is None:
+        if not points and boxes is None:
             return dense.new_zeros(len(prompts), 0, dense.shape[1]), dense
         return sparse[:, 0].to(self.dtype), dense
-
-
-def _config(values: Mapping[str, Any]) -> SamConfig | SamHQConfig:
-    return SamHQConfig(**values) if values["model_type"] == "sam_hq" else SamConfig(**values)
-=======
-        if not points and boxes is None:
-            return None, dense
-        return sparse.to(self.dtype), dense
->>>>>>> main
 
 
 def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:
@@ -331,11 +276,7 @@ def image_position(
 
 
 def fine_features(
-<<<<<<< HEAD
-    decoder: SamHQMaskDecoder, image: Float[Tensor, "b c s s"], early: Float[Tensor, "b d s s"]
-=======
     decoder: SamHQMaskDecoder, image: Float[Tensor, "b c gh gw"], early: Float[Tensor, "b d gh gw"]
->>>>>>> main
 ) -> Float[Tensor, "b e lh lw"]:
     """What HQ-SAM's token reads beside the decoder's own map: last and early tokens, both four times as fine."""
     last = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(image))))
@@ -346,21 +287,12 @@ def fine_features(
 
 def answer_hq(
     decoder: SamHQMaskDecoder,
-<<<<<<< HEAD
     tokens: Float[Tensor, "o c"],
-    image: Float[Tensor, "n c s s"],
-    position: Float[Tensor, "1 c s s"],
+    image: Float[Tensor, "n c gh gw"],
+    position: Float[Tensor, "1 c gh gw"],
     sparse: Float[Tensor, "n l c"],
     fine: Float[Tensor, "b e lh lw"],
 ) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n t"]]:
-=======
-    image: Float[Tensor, "n c gh gw"],
-    position: Float[Tensor, "1 c gh gw"],
-    sparse: Float[Tensor, "n 1 t c"] | None,
-    fine: Float[Tensor, "n e lh lw"],
-    multimask_output: bool,
-) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n k"]]:
->>>>>>> main
     """HQ-SAM's decoder through the modules of transformers' SamHQMaskDecoder (sam-hq, `MaskDecoderHQ.predict_masks`).
 
     Not through its `forward`, which upscales the image as it was before the transformer, rows and columns exchanged
@@ -383,8 +315,6 @@ def keep_position(network: Any) -> None:
     for module in (network.shared_image_embedding, network.prompt_encoder.shared_embedding):
         delattr(module, POSITION)
         module.register_buffer(POSITION, shared)
-<<<<<<< HEAD
-=======
 
 
 def _build_of(values: Mapping[str, Any]) -> SamModel | SamHQModel:
@@ -399,8 +329,3 @@ def _build_of(values: Mapping[str, Any]) -> SamModel | SamHQModel:
     fit_encoder(network.vision_encoder, size)
     fit_heads(network, size)
     return network
-
-
-def _with_tokens(own: Float[Tensor, "o c"], sparse: Float[Tensor, "n 1 t c"]) -> Float[Tensor, "n 1 k c"]:
-    return torch.cat([own.expand(len(sparse), 1, -1, -1), sparse], dim=2)
->>>>>>> main

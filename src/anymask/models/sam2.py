@@ -7,6 +7,7 @@ Paper: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,25 +21,16 @@ from anymask.models import sam2_keys
 from anymask.models.capabilities import SAM2
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.decode import PromptTensors, SharedStage, Stage, WholeStage
-<<<<<<< HEAD
-from anymask.models.mask_tokens import answer_tokens, dense_prompts
-from anymask.models.promptable import CORNERS, Clicks, PromptableModel, surest
-=======
 from anymask.models.image_sizes import as_size, as_written, check_size
-from anymask.models.promptable import PromptableModel, as_in_square
->>>>>>> main
+from anymask.models.mask_tokens import answer_tokens, dense_prompts
+from anymask.models.promptable import CORNERS, Clicks, PromptableModel, as_in_square, surest
 from anymask.models.protocol import CropBox
 from anymask.types import Features, Frame, Image, Size
 
 CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-<<<<<<< HEAD
-LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # stride 4, 8 and 16
-=======
 STRIDES = (4, 8, 16)  # of what the decoder reads
 COARSEST = 32  # of the encoder's last stage
 LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # one for each stride
-BOX_LABELS = (2, 3)  # of the two corners, as clicks (sam2, `SAM2ImagePredictor._predict`)
->>>>>>> main
 MASK_LIMIT = 32.0  # the sam2 package hands its low-resolution logits back clamped to this
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -113,21 +105,10 @@ class Sam2(PromptableModel):
         token = self.network.no_memory_embedding.reshape(1, -1, 1, 1)
         return dict(zip(LEVELS, (decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + token), strict=True))
 
-<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """Unclamped logits, and IoU from 0 to 1."""
-=======
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Unclamped logits, and IoU from 0 to 1; a single mask that is unstable gives way in eval mode."""
->>>>>>> main
         sparse, dense = self._embed_prompts(prompts)
         finer = [features[level][_fewest(image_rows)] for level in LEVELS[:2]]
         return answer_sam2(self.network, [*finer, features[LEVELS[2]][image_rows]], sparse[:, 0], dense)
@@ -136,7 +117,8 @@ class Sam2(PromptableModel):
         self, features: Mapping[str, Tensor], clicks: Clicks
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """As `PromptableModel.answer_clicks`."""
-        return answer_clicks_sam2(self.network, [features[level] for level in LEVELS], clicks, MASK_LIMIT)
+        inside = replace(clicks, coords=as_in_square(clicks.coords, self.input_size))
+        return answer_clicks_sam2(self.network, [features[level] for level in LEVELS], inside, MASK_LIMIT)
 
     def padding(self, points: int, boxed: bool) -> int:
         """Beside any click, the corners of a box included; none beside a mask alone."""
@@ -269,10 +251,10 @@ def _fewest(image_rows: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     return image_rows[:1] if bool((image_rows == image_rows[0]).all()) else image_rows
 
 
-<<<<<<< HEAD
 def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
     return {part: config[part] for part in CONFIG_PARTS if part in config}
-=======
+
+
 def _fit(network: Any, size: Size) -> None:
     """Makes the prompt encoder take prompts in an input of `size`, and the config say so (`as_in_square`)."""
     config, prompts = network.config, network.prompt_encoder
@@ -283,7 +265,6 @@ def _fit(network: Any, size: Size) -> None:
     config.prompt_encoder_config.image_size = as_written(size)
     if hasattr(config.vision_config.backbone_config, "image_size"):  # not RepViT
         config.vision_config.backbone_config.image_size = list(size)
->>>>>>> main
 
 
 def _build(kind: str, config: dict[str, Any]) -> Sam2Model | EdgeTamModel:

@@ -119,21 +119,10 @@ class Sam3(PromptableModel):
         features["tracker_2"] = coarse + self.tracker.no_memory_embedding.reshape(1, -1, 1, 1)
         return features
 
-<<<<<<< HEAD
     def answers(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """As transformers' trackers: a mask alone comes with an empty click."""
-=======
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """As transformers' trackers: a mask alone comes with an empty click; an unstable single mask gives way."""
->>>>>>> main
         sparse, dense = self._embed_prompts(prompts)
         levels = [features[f"tracker_{i}"][image_rows] for i in range(LEVELS)]
         return answer_sam2(self.tracker, levels, sparse[:, 0], dense)

@@ -22,11 +22,11 @@ class SamLayer(nn.Module):
     def __init__(self, stock: Any) -> None:
         super().__init__()
         self.layer_norm1, self.layer_norm2, self.mlp = stock.layer_norm1, stock.layer_norm2, stock.mlp
-        self.attn = WindowAttention(stock.attn, stock.window_size)
+        self.attn = WindowAttention(stock.attn)
         self.window_size = stock.window_size  # HQ-SAM's encoder keeps what comes out of layers that have none
 
     def forward(self, hidden_states: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        attended = hidden_states + self.attn(self.layer_norm1(hidden_states))
+        attended = hidden_states + self.attn(self.layer_norm1(hidden_states), self.window_size)
         out: Tensor = attended + self.mlp(self.layer_norm2(attended))
         return out
 
@@ -34,18 +34,17 @@ class SamLayer(nn.Module):
 class WindowAttention(nn.Module):
     """Attention within windows of a side (0: over the whole image), with SAM's bias of relative positions."""
 
-    def __init__(self, stock: Any, window_size: int) -> None:
+    def __init__(self, stock: Any) -> None:
         super().__init__()
         self.qkv, self.proj = stock.qkv, stock.proj
-        self.num_attention_heads, self.window_size = stock.num_attention_heads, window_size
+        self.num_attention_heads = stock.num_attention_heads
         if stock.use_rel_pos:
             self.rel_pos_h, self.rel_pos_w = stock.rel_pos_h, stock.rel_pos_w
         self.use_rel_pos = stock.use_rel_pos
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b h w c"], side: int) -> Float[Tensor, "b h w c"]:
         h, w = x.shape[1:3]
         qkv = self.qkv(x)
-        side = self.window_size
         if not side:
             return self._projected(self._attend(qkv))
         filling = x.new_zeros(qkv.shape[-1]) if self.qkv.bias is None else self.qkv.bias
