@@ -129,7 +129,7 @@ def _shipped(name: str, path: str, problems: list[dict[str, str]]) -> dict[str, 
     installed, loads = Path(path).is_file(), False
     if installed:
         try:
-            load(name, "cpu")
+            load(name, "cpu", runtime="eager")
             loads = True
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError, *_BROKEN) as error:
             problems.append({"what": f"the weights of {name} do not load: {one_line(error)}", "do": _REINSTALL})

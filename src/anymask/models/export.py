@@ -15,6 +15,7 @@ from anymask.models.exported import ABOUT, VERSION, Exported, is_exported
 from anymask.models.graphs import decoder_of, encoder_of, require, write_onnx
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
+from anymask.models.protocol import Model
 from anymask.models.quantising import calibration_images, quantise
 from anymask.types import Image
 
@@ -26,7 +27,7 @@ FORMATS = {
 
 
 def export(
-    model: str | Path | PromptableModel,
+    model: str | Path | Model,
     output: str | Path,
     format: str = "onnx",  # noqa: A002  # the word that everyone uses
     dtype: str = "float32",
@@ -40,9 +41,9 @@ def export(
     model that answers neither points nor boxes; FileExistsError where `output` holds something else.
     """
     folder = Path(output)
-    _check(folder, format, dtype, calibrate)
+    check_export(folder, format, dtype, calibrate)
     images = calibration_images(None if calibrate is None else Path(calibrate)) if dtype == "int8" else []
-    ready = model if isinstance(model, PromptableModel) else load(model, "cpu", runtime="eager")
+    ready = load(model, "cpu", runtime="eager") if isinstance(model, str | Path) else model
     if not isinstance(ready, PromptableModel) or not ready.capabilities.points:
         raise ValueError(f"{ready.name} answers neither points nor boxes, which is what an exported model does")
     if ready.dtype != torch.float32 or ready.device != "cpu":
@@ -54,7 +55,8 @@ def export(
     return folder
 
 
-def _check(folder: Path, format: str, dtype: str, calibrate: str | Path | None) -> None:  # noqa: A002
+def check_export(folder: Path, format: str, dtype: str, calibrate: str | Path | None) -> None:  # noqa: A002
+    """Raises what `export` does, before a model is loaded for nothing."""
     if format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, got {format}")
     package, _, dtypes = FORMATS[format]

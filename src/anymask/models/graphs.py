@@ -69,8 +69,10 @@ def write_onnx(half: Half, path: Path) -> None:
     shapes = tuple({i: axes[axis] for i, axis in enumerate(half.dynamic.get(name, ()))} for name in half.inputs)
     with torch.no_grad(), _quiet():
         graph = torch.export.export(half.module, tuple(half.inputs.values()), dynamic_shapes={"inputs": shapes})
+        names = (list(half.inputs), list(half.outputs))
+        # Runtimes optimise by themselves; onnxscript's own pass doubles the time.
         program = torch.onnx.export(
-            graph, dynamo=True, verbose=False, input_names=list(half.inputs), output_names=list(half.outputs)
+            graph, dynamo=True, optimize=False, verbose=False, input_names=names[0], output_names=names[1]
         )
     if program is None:  # for type checkers: so it is when a file is written right away
         raise RuntimeError("torch.onnx.export gave no program")
