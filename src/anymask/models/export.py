@@ -46,8 +46,10 @@ def export(
     ready = load(model, "cpu", runtime="eager") if isinstance(model, str | Path) else model
     if not isinstance(ready, PromptableModel) or not ready.capabilities.points:
         raise ValueError(f"{ready.name} answers neither points nor boxes, which is what an exported model does")
-    if ready.dtype != torch.float32 or ready.device != "cpu":
-        raise ValueError(f"a model to be exported must be on the CPU in float32, got {ready.dtype} on {ready.device}")
+    if ready.dtype != torch.float32 or {one.device.type for one in ready.network.parameters()} != {"cpu"}:
+        raise ValueError(
+            f"a model to be exported must be on the CPU in float32, with its weights: load {ready.name} so"
+        )
     fresh = folder.with_name(f".{uuid.uuid4().hex}")
     with write_whole_folder(fresh) as temporary:
         _write(ready, temporary, format, dtype, images)
@@ -79,9 +81,9 @@ def _write(model: PromptableModel, folder: Path, format: str, dtype: str, images
     one = dict(zip(encoder.outputs, encoder.module(*encoder.inputs.values()), strict=True))
     graphs = {"encoder": encoder, "decoder": decoder_of(model, one)}
     for part, half in graphs.items():
-        graph = folder / f"{part}.onnx"
-        write_onnx(half, graph)
-        if dtype == "int8" and part == "encoder":
+        graph, in_int8 = folder / f"{part}.onnx", dtype == "int8" and part == "encoder"
+        write_onnx(half, graph, optimised=in_int8)
+        if in_int8:
             whole = graph.rename(folder / "float.onnx")
             quantise(whole, folder / f"{part}.{suffix}", model, images)
             _remove_graph(whole)

@@ -63,16 +63,18 @@ def decoder_of(model: PromptableModel, features: Mapping[str, Tensor]) -> Half:
     return Half(_Decoder(model, names), inputs, ANSWERS, {name: SHAPED_BY.get(name, ("prompts",)) for name in CLICKS})
 
 
-def write_onnx(half: Half, path: Path) -> None:
-    """The graph and its weights, as one file or, if that were too large for the format, with a file beside it."""
+def write_onnx(half: Half, path: Path, optimised: bool = False) -> None:
+    """The graph and its weights, as one file or, if that were too large for the format, with a file beside it.
+
+    Runtimes optimise by themselves, and onnxscript's own pass doubles the time; NNCF needs its folded constants.
+    """
     axes = {name: torch.export.Dim(name) for names in half.dynamic.values() for name in names}
     shapes = tuple({i: axes[axis] for i, axis in enumerate(half.dynamic.get(name, ()))} for name in half.inputs)
     with torch.no_grad(), _quiet():
         graph = torch.export.export(half.module, tuple(half.inputs.values()), dynamic_shapes={"inputs": shapes})
         names = (list(half.inputs), list(half.outputs))
-        # Runtimes optimise by themselves; onnxscript's own pass doubles the time.
         program = torch.onnx.export(
-            graph, dynamo=True, optimize=False, verbose=False, input_names=names[0], output_names=names[1]
+            graph, dynamo=True, optimize=optimised, verbose=False, input_names=names[0], output_names=names[1]
         )
     if program is None:  # for type checkers: so it is when a file is written right away
         raise RuntimeError("torch.onnx.export gave no program")
