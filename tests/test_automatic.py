@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import anymask
-from anymask import prompting
+from anymask import automatic, prompting
 from anymask.automatic import AutomaticSettings, collect, everything, everything_steps, to_records
 from anymask.ops import boxes, rle
 from anymask.types import Image, Masks
@@ -184,7 +184,10 @@ def test_names_of_transformers_are_aliases(model):
     sure = {name: value for name, value in SURE.items() if name != "points_per_side"}
     theirs = everything(IMAGE, model=model, **sure, points_per_crop=6, crops_n_layers=1, crops_nms_thresh=0.6)
     assert ours.rles == theirs.rles
-    with pytest.raises(ValueError, match="points_per_side and points_per_crop are one setting: give one of them"):
+    assert set(automatic.Names.__annotations__) == {*AutomaticSettings.__dataclass_fields__, *automatic.ALIASES}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'points'"):
+        everything(IMAGE, model=model, points=6)
+    with pytest.raises(TypeError, match="points_per_side and points_per_crop are one setting: give one of them"):
         everything(IMAGE, model=model, points_per_crop=6, points_per_side=6)
 
 

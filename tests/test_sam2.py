@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from anymask.models import sam2_keys
+from anymask.models import mask_tokens, sam2_keys
 from anymask.models.checkpoints import read_state
 from anymask.models.decode import PromptTensors
 from anymask.models.promptable import CHUNK
@@ -281,12 +281,14 @@ def test_a_known_rectangle_lands_where_it_belongs():
         assert (found & wanted).sum() / (found | wanted).sum() > 0.9, (h, w)
 
 
-def test_many_prompts_hold_one_copy_of_the_fine_features():
+def test_many_prompts_hold_one_copy_of_the_fine_features(monkeypatch):
     model, seen = tiny_sam2(), []
-    model.network.mask_decoder.register_forward_pre_hook(
-        lambda _, __, given: seen.append((len(given["image_embeddings"]), len(given["high_resolution_features"][0]))),
-        with_kwargs=True,
-    )
+
+    def answer_tokens(decoder, tokens, iou_at, image, position, sparse, finer):
+        seen.append((len(image), len(finer[0])))
+        return mask_tokens.answer_tokens(decoder, tokens, iou_at, image, position, sparse, finer)
+
+    monkeypatch.setattr("anymask.models.sam2.answer_tokens", answer_tokens)
     features = model.encode([picture(SIZES[0]), picture(SIZES[1])])
     model.decode(features[:1], [[Prompt.point(5 + i, 9) for i in range(64)]], True)
     assert seen == [(CHUNK, 1)] * (64 // CHUNK)

@@ -66,7 +66,7 @@ def test_sides_that_make_no_sense_are_refused(tile, overlap, message):
         tiles((500, 500), tile, overlap)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_a_scene_cut_into_tiles_comes_out_as_it_was(seed, in_pieces, with_whole):
     """Whether a tile says one mask an object, or one for each part of it that it sees."""

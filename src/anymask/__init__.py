@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from anymask.data.drawing import draw
     from anymask.data.exports import save
     from anymask.data.images import find_images, read_image, read_mask, write_image
+    from anymask.models.export import export
     from anymask.models.load import load
     from anymask.models.protocol import CheckpointError
     from anymask.segmentation import segment, segment_batch
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "draw",
     "everything",
+    "export",
     "find_images",
     "from_supervision",
     "load",
@@ -57,6 +59,7 @@ _HOMES = {
     "anymask.data.drawing": ("draw",),
     "anymask.data.exports": ("save",),
     "anymask.data.images": ("find_images", "read_image", "read_mask", "write_image"),
+    "anymask.models.export": ("export",),
     "anymask.models.load": ("load",),
     "anymask.models.protocol": ("CheckpointError",),
     "anymask.segmentation": ("segment", "segment_batch"),

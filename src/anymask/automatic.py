@@ -9,7 +9,7 @@ the same as a generator that can be shown as progress and be stopped, crop by cr
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -29,8 +29,15 @@ from anymask.types import Image, Masks, Size
 
 T = TypeVar("T")
 
+Picture = Image | str | PathLike[str] | np.ndarray
+
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 CHUNK = 64  # clicks between two steps of the generator
+ALIASES = {
+    "points_per_crop": "points_per_side",
+    "crops_n_layers": "crop_n_layers",
+    "crops_nms_thresh": "crop_nms_thresh",
+}
 MOST_LAYERS = 6  # the sixth has 4,096 crops
 
 
@@ -71,61 +78,73 @@ class Step:
     masks: Masks | None = None
 
 
+class Names(TypedDict, total=False):
+    """What `everything` takes: the fields of `AutomaticSettings`, and transformers' names for some."""
+
+    points_per_side: int | None
+    points_per_batch: int | None
+    pred_iou_thresh: float | None
+    stability_score_thresh: float | None
+    stability_score_offset: float
+    box_nms_thresh: float
+    crop_n_layers: int
+    crop_nms_thresh: float
+    crop_overlap_ratio: float
+    crop_n_points_downscale_factor: int
+    min_mask_region_area: int
+    multimask_output: bool
+    exact: bool
+    tile: int | None
+    overlap: int | None
+    points_per_crop: int | None
+    crops_n_layers: int
+    crops_nms_thresh: float
+
+
+@overload
 def everything(
-    image: Image | str | PathLike[str] | np.ndarray,
+    image: Picture,
     *,
     model: str | PathLike[str] | Model = "pocket",
-    points_per_side: int | None = None,
-    points_per_batch: int | None = None,
-    pred_iou_thresh: float | None = None,
-    stability_score_thresh: float | None = None,
-    stability_score_offset: float | None = None,
-    box_nms_thresh: float | None = None,
-    crop_n_layers: int | None = None,
-    crop_nms_thresh: float | None = None,
-    crop_overlap_ratio: float | None = None,
-    crop_n_points_downscale_factor: int | None = None,
     point_grids: Sequence[np.ndarray] | None = None,
-    min_mask_region_area: int | None = None,
-    multimask_output: bool | None = None,
+    output_mode: None = None,
+    **settings: Unpack[Names],
+) -> Masks: ...
+
+
+@overload
+def everything(
+    image: Picture,
+    *,
+    model: str | PathLike[str] | Model = "pocket",
+    point_grids: Sequence[np.ndarray] | None = None,
+    output_mode: str,
+    **settings: Unpack[Names],
+) -> list[dict[str, Any]]: ...
+
+
+def everything(
+    image: Picture,
+    *,
+    model: str | PathLike[str] | Model = "pocket",
+    point_grids: Sequence[np.ndarray] | None = None,
     output_mode: str | None = None,
-    exact: bool | None = None,
-    tile: int | None = None,
-    overlap: int | None = None,
-    points_per_crop: int | None = None,
-    crops_n_layers: int | None = None,
-    crops_nms_thresh: float | None = None,
+    **settings: Unpack[Names],
 ) -> Masks | list[dict[str, Any]]:
     """All masks that a grid of clicks finds in an image, surest first; ids count from 1.
 
-    The settings are those of `AutomaticSettings`, None its default; the last three are transformers' names for
-    `points_per_side`, `crop_n_layers` and `crop_nms_thresh`. `point_grids`, x y from 0 to 1, one for the image and one
-    for each layer of crops, take the place of `points_per_side`. With an `output_mode` (binary_mask, uncompressed_rle
-    or coco_rle) the result is a list of the reference's records.
+    `settings` are those of `AutomaticSettings`, by the names of SamAutomaticMaskGenerator; transformers' names
+    `points_per_crop`, `crops_n_layers` and `crops_nms_thresh` mean `points_per_side`, `crop_n_layers` and
+    `crop_nms_thresh`. `point_grids`, x y from 0 to 1, one for the image and one for each layer of crops, take the place
+    of `points_per_side`. With an `output_mode` (binary_mask, uncompressed_rle or coco_rle) the result is a list of the
+    reference's records.
     """
     if output_mode not in (None, *OUTPUT_MODES):
         raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
-    given = {
-        "points_per_side": _either(points_per_side, points_per_crop, "points_per_side and points_per_crop"),
-        "points_per_batch": points_per_batch,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-        "stability_score_offset": stability_score_offset,
-        "box_nms_thresh": box_nms_thresh,
-        "crop_n_layers": _either(crop_n_layers, crops_n_layers, "crop_n_layers and crops_n_layers"),
-        "crop_nms_thresh": _either(crop_nms_thresh, crops_nms_thresh, "crop_nms_thresh and crops_nms_thresh"),
-        "crop_overlap_ratio": crop_overlap_ratio,
-        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
-        "min_mask_region_area": min_mask_region_area,
-        "multimask_output": multimask_output,
-        "exact": exact,
-        "tile": tile,
-        "overlap": overlap,
-    }
-    settings = AutomaticSettings(**{name: value for name, value in given.items() if value is not None})
+    chosen = AutomaticSettings(**_by_our_names(settings))
     picture = read_image(image)
     network = model if isinstance(model, Model) else load(fspath(model))
-    masks = collect(everything_steps(picture, network, settings, point_grids), picture.size)
+    masks = collect(everything_steps(picture, network, chosen, point_grids), picture.size)
     return masks if output_mode is None else to_records(masks, output_mode)
 
 
@@ -302,10 +321,15 @@ def _first(given: T | None, own: T) -> T:
     return own if given is None else given
 
 
-def _either(one: Any, other: Any, names: str) -> Any:
-    if one is not None and other is not None:
-        raise ValueError(f"{names} are one setting: give one of them")
-    return other if one is None else one
+def _by_our_names(names: Names) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name, value in names.items():
+        own = ALIASES.get(name, name)
+        if own in given:
+            other = next(alias for alias, meant in ALIASES.items() if meant == own)
+            raise TypeError(f"{own} and {other} are one setting: give one of them")
+        given[own] = value
+    return given
 
 
 def _check(settings: AutomaticSettings) -> None:

@@ -20,11 +20,12 @@ RLEs; dense pixels are made of a few windows in the overlap of two tiles.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import cache, cached_property
 from itertools import combinations, product
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from anymask.models.protocol import CropBox
 from anymask.ops import rle
@@ -118,6 +119,9 @@ def join(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks:
     )
 
 
+_Pieces = tuple[int, Int[np.ndarray, "h w"]]  # how many, and each pixel's own from 1 on, 0 beside the mask
+
+
 @dataclass(frozen=True, eq=False)
 class _View:
     """One mask as one tile has it; `cut` says at which sides (left, top, right, bottom) it ends with the tile."""
@@ -134,6 +138,12 @@ class _View:
     @property
     def is_whole(self) -> bool:
         return not any(self.cut)
+
+    @cached_property
+    def is_one(self) -> bool:
+        """Whether nearly all of it is one piece."""
+        _, numbered = _pieces(self.mask, self.box)
+        return bool(np.bincount(numbered.ravel())[1:].max() >= CONNECTED * self.area)
 
 
 @dataclass(eq=False)
@@ -258,13 +268,14 @@ def _links(
     theirs = [view for view in in_second if _meet(view.box, first)]
     if not ours or not theirs:
         return
-    iou = _agreement(ours, theirs, first, second, size)
+    iou, box = _agreement(ours, theirs, first, second, size), _common(first, second)
+    pieces = cache(lambda view: _pieces(view.mask, box))
     for i, j in np.argwhere(iou > 0):
         a, b = ours[i], theirs[j]
         rival = max(np.delete(iou[i], j).max(initial=0), np.delete(iou[:, j], i).max(initial=0))
         if iou[i, j] >= max(AGREES, rival - TIE):
             yield int(iou[i, j] < rival + TIE), -a.area - b.area, a, b
-        elif not (a.is_whole or b.is_whole) and _pieces_agree(a, b):
+        elif not (a.is_whole or b.is_whole) and _pieces_agree(pieces(a), pieces(b)) and a.is_one and b.is_one:
             yield 2, -a.area - b.area, a, b
 
 
@@ -288,25 +299,23 @@ def _agreement(
     return np.where(same, shared / np.maximum(sizes - shared, 1), 0.0)
 
 
-def _pieces_agree(a: _View, b: _View) -> bool:
-    """Whether a piece of one is a piece of the other, in what both tiles see, of masks that are in one piece each.
+def _pieces_agree(first: _Pieces, second: _Pieces) -> bool:
+    """Whether a piece of one mask is a piece of the other, in what both tiles see.
 
     A bent object is two objects for the tile that sees its ends, and one for the tile that sees its bend.
     """
-    box = _common(a.crop, b.crop)
-    n, ours = cv2.connectedComponents(rle.decode_part(a.mask, box).astype(np.uint8))
-    m, theirs = cv2.connectedComponents(rle.decode_part(b.mask, box).astype(np.uint8))
-    pixels = np.bincount((ours * m + theirs).ravel(), minlength=n * m).reshape(n, m)  # 0 is the background of each
-    shared, first, second = pixels[1:, 1:], pixels[1:].sum(axis=1, keepdims=True), pixels[:, 1:].sum(axis=0)
-    counts = np.maximum(first / first.sum(), second / second.sum()) >= PIECE
-    agree = counts & (shared >= AGREES * (first + second - shared))
-    return bool(agree.any()) and _connected(a) and _connected(b)
+    (n, ours), (m, theirs) = first, second
+    if n == m == 1:
+        return False  # they are compared as they are
+    shared = np.bincount((ours * (m + 1) + theirs).ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
+    mine, yours, shared = shared[1:].sum(axis=1, keepdims=True), shared[:, 1:].sum(axis=0), shared[1:, 1:]
+    counts = np.maximum(mine / mine.sum(), yours / yours.sum()) >= PIECE
+    return bool((counts & (shared >= AGREES * (mine + yours - shared))).any())
 
 
-def _connected(view: _View) -> bool:
-    """Whether nearly all of it is one piece."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(rle.decode_part(view.mask, view.box).astype(np.uint8))
-    return bool(stats[1:, cv2.CC_STAT_AREA].max() >= CONNECTED * view.area)
+def _pieces(mask: Rle, box: CropBox) -> _Pieces:
+    count, numbered = cv2.connectedComponents(rle.decode_part(mask, box).astype(np.uint8))
+    return count - 1, numbered
 
 
 def _can_be_one(first: _Group, second: _Group) -> bool:

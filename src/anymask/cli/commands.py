@@ -44,8 +44,14 @@ class Command:
 def add_dtype_flag(group: argparse._ActionsContainer) -> None:
     """--dtype, for every command that loads a model."""
     kinds = "auto (what suits the device), float32, bfloat16 or float16 (default: float32, the same results everywhere)"
-    choices = ("auto", "float32", "bfloat16", "float16")
+    choices = ("auto", "float32", "bfloat16", "float16", "int8")  # int8 is refused, with what to do
     group.add_argument("--dtype", default="float32", choices=choices, metavar="KIND", help=kinds)
+
+
+def add_runtime_flag(group: argparse._ActionsContainer) -> None:
+    """--runtime, for every command that loads a model to look at images."""
+    kinds = "auto, eager or compile (PyTorch), openvino or onnxruntime (on a CPU): what computes (default: auto)"
+    group.add_argument("--runtime", default="auto", metavar="NAME", help=kinds)
 
 
 def add_size_flags(group: argparse._ActionsContainer) -> None:

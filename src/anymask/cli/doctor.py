@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a broken installation raises on import.
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 # What adds to what anymask can do; the packages for its own development are left out.
-_EXTRAS = ("supervision", "train")
+_EXTRAS = ("int8", "onnx", "openvino", "supervision", "train")
 _REINSTALL = "install anymask again in a fresh environment: pip install --force-reinstall anymask"
 
 
@@ -129,7 +129,7 @@ def _shipped(name: str, path: str, problems: list[dict[str, str]]) -> dict[str, 
     installed, loads = Path(path).is_file(), False
     if installed:
         try:
-            load(name, "cpu")
+            load(name, "cpu", runtime="eager")
             loads = True
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError, *_BROKEN) as error:
             problems.append({"what": f"the weights of {name} do not load: {one_line(error)}", "do": _REINSTALL})

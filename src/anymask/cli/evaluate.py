@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         settings.model,
         settings.device,
         settings.dtype,
+        settings.runtime,
         image_size=settings.image_size,
         window_size=settings.window_size,
     )

@@ -18,6 +18,7 @@ from anymask.cli.commands import (
     SOME_FAILED,
     WRONG_USE,
     add_dtype_flag,
+    add_runtime_flag,
     add_size_flags,
     one_line,
     say,
@@ -67,13 +68,14 @@ class _Run:
 
 
 def add_photo_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Inputs, model, device, number format, sizes, --limit and --seed; the group of all but the inputs, for more."""
+    """Inputs, model, what computes it and how, --limit and --seed; the group of all but the inputs, for more."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders of photos, or globs in quotes")
     how = parser.add_argument_group("how")
     model_help = "catalogue name (anymask models), hub id, folder or file (default: pocket)"
     how.add_argument("-m", "--model", default="pocket", help=model_help)
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add_dtype_flag(how)
+    add_runtime_flag(how)
     add_size_flags(how)
     how.add_argument("--limit", type=int, metavar="N", help="draw N of the photos, each folder keeping its share")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default: 0)")
@@ -94,7 +96,8 @@ def load_model(args: argparse.Namespace) -> "Model":
     """The model that the flags of `add_photo_flags` name."""
     from anymask.models.load import load
 
-    return load(args.model, args.device, args.dtype, image_size=args.image_size, window_size=args.window_size)
+    sizes = {"image_size": args.image_size, "window_size": args.window_size}
+    return load(args.model, args.device, args.dtype, args.runtime, **sizes)
 
 
 def run_photos(

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from anymask.models.load import load
 
     images = [read_image(path) for path in args.image]
-    model = load(args.model, args.device)
+    model = load(args.model, args.device, runtime="eager")
     rows = []
     with Progress("prompt") as progress:
         for difference in verify(model, images):

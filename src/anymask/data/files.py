@@ -6,6 +6,7 @@ half a file.
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,27 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _named(error, target) from error
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def write_whole_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error.
+
+    Where `target` is there already, its files take the place of those in it.
+    """
+    temporary = target.with_name(f".{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.is_dir():
+            for file in temporary.iterdir():
+                os.replace(file, target / file.name)
+        else:
+            os.replace(temporary, target)
+    except OSError as error:
+        raise _named(error, target) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike[str], value: object, indent: int | None = None) -> None:

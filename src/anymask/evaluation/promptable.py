@@ -47,6 +47,7 @@ class PromptableSettings:
     annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
     model: str = field(default="pocket", metadata={"help": "catalogue name, hub id, folder or file of a model"})
     dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
+    runtime: str = field(default="auto", metadata={"help": "auto, eager, compile, openvino or onnxruntime"})
     image_size: str | None = field(
         default=None, metadata={"help": "input of the encoder in pixels: a side, or height x width as 768x1024"}
     )

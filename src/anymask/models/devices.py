@@ -46,6 +46,11 @@ def pick_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
     if dtype == "auto":
         return torch.float32 if kind == "cpu" else torch.bfloat16 if brain else torch.float16
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype == "int8":
+        raise ValueError(
+            "int8 is calibrated once and kept: run anymask export MODEL -o DIR --format openvino --dtype int8, then"
+            " give -m DIR"
+        )
     if wanted is None or wanted not in DTYPES.values():
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype}")
     if wanted == torch.bfloat16 and not brain:

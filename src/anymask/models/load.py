@@ -17,9 +17,12 @@ from anymask.models import mobile_keys, sam2_keys, sam3_keys, sam_keys, sources
 from anymask.models.catalogue import CATALOGUE, Entry
 from anymask.models.checkpoints import check_file, first, metadata_of, read_config, read_state, whole_weights_of
 from anymask.models.devices import pick_device, pick_dtype
+from anymask.models.exported import is_exported, read_about, read_exported
 from anymask.models.image_sizes import read_size
 from anymask.models.pocket import PocketModel
+from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError, Model
+from anymask.models.runtimes import ON_THE_CPU, check_runtime, runtime_for
 from anymask.types import Size
 
 __all__ = ["CATALOGUE", "CheckpointError", "Entry", "check", "load", "pick_device", "recognise"]
@@ -41,33 +44,43 @@ def load(
     model: str | Path = "pocket",
     device: str = "auto",
     dtype: torch.dtype | str | None = None,
+    runtime: str = "auto",
     *,
     image_size: int | str | Sequence[int] | None = None,
     window_size: int | None = None,
 ) -> Model:
-    """A model by catalogue name, hub id, folder (as transformers saves it) or file (pocket's or an original one).
+    """A model by catalogue name, hub id, folder (of transformers or `export`) or file (pocket's or an original one).
 
     `device` is auto, cpu, cuda or mps. `dtype` is that of the weights: float32 if None, auto for what suits the device.
+    `runtime` is what computes it: auto, eager, compile, openvino or onnxruntime (docs/runtimes.md).
     `image_size` is another input than the native one, a side or (h, w) in pixels; `window_size` other windows of SAM's
     encoder, in cells of 16 pixels (docs/image_sizes.md says what both cost and gain).
     Raises ValueError for an unknown name (with the nearest ones), FileNotFoundError for a path that is not there,
     CheckpointError for weights that are missing, gated, broken or of another architecture.
     """
-    chosen = pick_device(device)
+    chosen = pick_device(check_runtime(runtime, device))
     number = pick_dtype(dtype, chosen)
     size = None if image_size is None else read_size(image_size)
     found = sources.locate(model)
     path = sources.weights_at(found.path)
     name = _own_name(found.path, path) if found.given else str(model)
-    own = (_from_folder if path.is_dir() else _from_file)(path, chosen, number, name)
+    if is_exported(path):
+        _check_for_export(path, device, number, size, window_size)
+        return read_exported(path, runtime, name, _family)
+    weights = torch.float32 if runtime in ON_THE_CPU else number
+    own = (_from_folder if path.is_dir() else _from_file)(path, chosen, weights, name)
     if size is not None or window_size is not None:
         _fit(own, size, window_size)
+    if isinstance(own, PromptableModel):
+        own.runtime = runtime_for(own, runtime, number)
     return own
 
 
 def check(path: Path) -> None:
     """Raises CheckpointError if the folder or file of `sources.weights_at` is of no known family, or is not whole."""
-    if path.is_dir():
+    if is_exported(path):
+        read_about(path)
+    elif path.is_dir():
         read_config(path, MODEL_TYPES)
         for file in whole_weights_of(path):
             check_file(file)
@@ -103,6 +116,15 @@ def _from_folder(path: Path, device: str, dtype: torch.dtype, name: str) -> Mode
     return model
 
 
+def _check_for_export(path: Path, device: str, dtype: torch.dtype, size: Size | None, window_size: int | None) -> None:
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"{path} is an exported model, which computes on the CPU: give --device cpu")
+    if size is not None or window_size is not None:
+        raise ValueError(f"{path} is an exported model, whose input and windows are fixed: export it at another size")
+    if dtype != torch.float32:
+        _log.warning("%s computes in what it was exported in, not %s", path, str(dtype).removeprefix("torch."))
+
+
 def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
     if _is_pocket(path):
         if dtype != torch.float32:
@@ -115,6 +137,8 @@ def _from_file(path: Path, device: str, dtype: torch.dtype, name: str) -> Model:
 
 
 def _family(name: str) -> Any:
+    if name == PocketModel.family:
+        return PocketModel
     module, _, attribute = FAMILIES[name][0].partition(":")
     return getattr(import_module(module), attribute)
 

@@ -91,10 +91,8 @@ class MobileSam(Sam):
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "MobileSam":
         """A folder of `save`. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
-        given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
-        sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
         with building(folder):
-            network = build(MobileSamConfig(**sizes))
+            network = build(_config(values))
         fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
@@ -113,13 +111,28 @@ class MobileSam(Sam):
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors, laid out as transformers would."""
-        config = asdict(self.network.vision_encoder.config)
-        write_folder(folder, self.network, {"model_type": MODEL_TYPES[0], **config})
+        write_folder(folder, self.network, self.config)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "MobileSam":
+        """As `PromptableModel.without_weights`."""
+        return cls(build(_config(config)), "meta", name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sizes, under the name of the family."""
+        return {"model_type": MODEL_TYPES[0], **asdict(self.network.vision_encoder.config)}
 
     def _fit_encoder(self, size: Size) -> None:
         """TinyViT has no places to resample: it knows them from its convolutions, and within windows."""
         encoder = self.network.vision_encoder
         encoder.config = replace(encoder.config, image_size=as_written(size))
+
+
+def _config(values: Mapping[str, Any]) -> MobileSamConfig:
+    given = {field.name: values[field.name] for field in fields(MobileSamConfig) if field.name in values}
+    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    return MobileSamConfig(**sizes)
 
 
 def build(config: MobileSamConfig) -> SamModel | SamHQModel:

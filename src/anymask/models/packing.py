@@ -7,13 +7,10 @@ else, and puts the folder where `load` looks for it, whole or not at all.
 import hashlib
 import io
 import json
-import os
 import re
 import shlex
-import shutil
 import tarfile
 import unicodedata
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anymask.data.files import write_whole
+from anymask.data.files import write_whole, write_whole_folder
 from anymask.models import sources
 from anymask.models.catalogue import named
 from anymask.models.checkpoints import whole_weights_of
@@ -103,7 +100,7 @@ def unpack(tar_file: Path, folder: Path | None = None) -> tuple[Manifest, Path]:
                 return manifest, target
         elif target.exists():
             raise FileExistsError(f"{target} is there already and holds something else: remove it, or give another -o")
-        with _whole_folder(target) as temporary:
+        with write_whole_folder(target) as temporary:
             _extract(tar, manifest, temporary, tar_file)
             (temporary / sources.MANIFEST).write_text(_as_json(manifest), encoding="utf-8")
     return manifest, target
@@ -236,27 +233,6 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except tarfile.TarError as error:
         raise CheckpointError(f"{path} is no whole tar of `anymask models pack` ({error}): copy it again") from error
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error.
-
-    Where `target` is there already, its files take the place of those in it.
-    """
-    temporary = target.with_name(f".{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if target.is_dir():
-            for file in temporary.iterdir():
-                os.replace(file, target / file.name)
-        else:
-            os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:

@@ -1,10 +1,10 @@
 """The pocket model behind the protocol: prompts to tensors, tensors to masks, names to instances."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,10 +15,17 @@ from torch.nn import functional
 from anymask.models.decode import PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
-from anymask.models.pocket_network import PocketFeatures, PocketNetwork, PocketOutput, PocketPrompts, normalise
+from anymask.models.pocket_network import (
+    PocketConfig,
+    PocketFeatures,
+    PocketNetwork,
+    PocketOutput,
+    PocketPrompts,
+    normalise,
+)
 from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
-from anymask.models.promptable import PromptableModel, is_lone_click, surest
+from anymask.models.promptable import Clicks, PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
 from anymask.types import Features, Frame, Image, Prompt, Size
@@ -26,6 +33,7 @@ from anymask.types import Features, Frame, Image, Prompt, Size
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
 MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
+DRAWN_ON = ("s16", "s8", "s4")  # features that prompts are drawn on
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
 # Names by the ROC of presence (docs/pocket.md), the rest by grids of clicks (docs/everything.md).
 THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.4, stability=0.5, points_per_side=16)
@@ -110,21 +118,50 @@ class PocketModel(PromptableModel):
         """The pyramid's features by name. Differentiable."""
         return dict(vars(self.network.encode(pixels.contiguous(memory_format=torch.channels_last))))
 
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Mask logits and predicted IoU of prompt i on image `image_rows[i]`: the network's own. Differentiable."""
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """All masks of the network."""
         output = self._decode(features, image_rows, prompts)
-        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+        return output.logits, output.predicted_iou
+
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `PromptableModel.answer_clicks`, without a name."""
+        levels = [features[name] for name in DRAWN_ON]
+        return self.network.answer_clicks(levels, clicks.coords, clicks.labels, clicks.masks, clicks.has_mask > 0)
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """The pyramid."""
+        return DRAWN_ON
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The pyramid, and what names are looked for in."""
+        return *DRAWN_ON, "text_s8"
+
+    def padding(self, points: int, boxed: bool) -> int:
+        """As in training, where a click, a box and SAM's own padding point are always there."""
+        return 1 + (points == 0) + 2 * (not boxed)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "PocketModel":
+        """As `PromptableModel.without_weights`; it knows no names."""
+        with torch.device("meta"):
+            network = PocketNetwork(PocketConfig(**{key: config[key] for key in config if key != "model_type"}))
+        return cls(network.eval(), _no_text, "meta", name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sizes of the network, under the name of the family."""
+        return {"model_type": self.family, **asdict(self.network.config)}
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Lone clicks share the image but for what is around them."""
         whole = self._whole_stage(features, multimask_output)
-        if not multimask_output:
+        if not multimask_output or not self._can_share:
             return whole
         return ClickStage(self.network, PocketFeatures(**features.tensors), self._whole, whole)
 
@@ -181,19 +218,26 @@ class PocketModel(PromptableModel):
         *earlier, last = zip(*map(_stages, prompts), strict=True)
         masks = [prompt.mask_input for prompt in last]
         for stage in earlier:
-            output = self._decode(features, image_rows, self.tensors(frames, _with_masks(stage, masks)))
-            masks = list(self._chosen(output, stage[0], None)[0][:, 0].cpu().numpy())
-        output = self._decode(features, image_rows, self.tensors(frames, _with_masks(last, masks)))
-        logits, iou = self._chosen(output, last[0], multimask_output)
+            tensors = self.tensors(frames, _with_masks(stage, masks))
+            masks = list(self._chosen(features, image_rows, tensors, stage[0], None)[0][:, 0].cpu().numpy())
+        tensors = self.tensors(frames, _with_masks(last, masks))
+        logits, iou = self._chosen(features, image_rows, tensors, last[0], multimask_output)
         return logits.cpu(), iou.cpu()
 
     def _chosen(
-        self, output: PocketOutput, prompt: Prompt, multimask_output: bool | None
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"],
+        tensors: PromptTensors,
+        prompt: Prompt,
+        multimask_output: bool | None,
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Three candidates or one, for prompts alike `prompt`."""
+        """Three candidates or one, for prompts alike `prompt`; a name is not for other runtimes."""
+        answers = self.answers if _is_named(prompt) else self.runtime.answers or self.answers
+        logits, iou = answers(features, image_rows, tensors)
         if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
-            return surest(output.logits, output.predicted_iou)
-        return output.logits[:, _masks(multimask_output)], output.predicted_iou[:, _masks(multimask_output)]
+            return surest(logits, iou)
+        return self.choose(logits, iou, bool(multimask_output))
 
     def _decode(
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
@@ -257,6 +301,10 @@ class PocketModel(PromptableModel):
         return rows, PromptTensors(points, labels, text=text)
 
 
+def _no_text() -> tuple[TextTower, Tokenizer]:
+    raise ValueError("an exported pocket knows no names: use pocket itself")
+
+
 @torch.no_grad()
 def _unfolded(network: PocketNetwork) -> PocketNetwork:
     """A copy whose encoder has its batch norms, as files have it: where one was folded, a norm that adds its bias."""
@@ -284,11 +332,6 @@ def _stages(prompt: Prompt) -> list[Prompt]:
 
 def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -> list[Prompt]:
     return [replace(prompt, mask_input=mask) for prompt, mask in zip(prompts, masks, strict=True)]
-
-
-def _masks(multimask_output: bool | None) -> slice:
-    """The mask tokens that answer."""
-    return slice(1, None) if multimask_output else slice(0, 1)
 
 
 def _title(prompt: Prompt) -> str:

@@ -9,6 +9,7 @@ Shapes: b images, n prompts, p points, l text tokens, d width; an input of ih x 
 gh x gw at strides 4, 8 and 16.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -129,6 +130,32 @@ class PocketNetwork(nn.Module):
         logits, predicted_iou, presence = self.decoder(features, rows, prompts, score_map)
         return PocketOutput(logits, predicted_iou, presence, score_map)
 
+    def answer_clicks(
+        self,
+        levels: Sequence[Tensor],
+        coords: Float[Tensor, "n p 2"],
+        labels: Int[Tensor, "n p"],
+        masks: Float[Tensor, "n qh qw"],
+        has_mask: Bool[Tensor, "n"],
+    ) -> tuple[Float[Tensor, "n m qh qw"], Float[Tensor, "n m"]]:
+        """Logits and predicted IoU on one image, without text; `levels` are its features at strides 16, 8 and 4.
+
+        Clicks have labels 0 and 1, 2 and 3 (corners of a box) or -1 (empty).
+        """
+        n, slots, device = coords.shape[0], self.config.text_slots, coords.device
+        corners = [(coords * (labels == corner)[..., None]).sum(1) for corner in (2, 3)]
+        prompts = PocketPrompts(
+            points=coords,
+            labels=torch.where(labels < 2, labels, -1),
+            boxes=torch.cat(corners, dim=1),
+            has_box=(labels == 2).any(dim=1),
+            masks=masks,
+            has_mask=has_mask,
+            text_tokens=coords.new_zeros(n, slots, self.config.text_width),
+            text_mask=torch.zeros(n, slots, dtype=torch.bool, device=device),
+        )
+        return self.decoder.answer_clicks(levels, prompts, labels, coords.new_zeros(n, *levels[1].shape[2:]))
+
     def score(self, features: PocketFeatures, rows: Int[Tensor, "n"], prompts: PocketPrompts) -> Float[Tensor, "n h w"]:
         """The text score map of each prompt, zero for a prompt without text."""
         asking = prompts.has_text.nonzero()[:, 0]
@@ -207,10 +234,27 @@ class PocketDecoder(nn.Module):
         score_map: Float[Tensor, "n h w"],
     ) -> tuple[Tensor, Tensor, Tensor]:
         drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
-        image = self.mix16(features.s16[rows] + drawn16 + self._mask_embedding(prompts))
+        image = self.mix16(features.s16[rows] + self._mask_embedding(prompts) + drawn16)
         tokens, image = self.attend(self.tokens(prompts), image.flatten(2).transpose(1, 2))
         logits = self.masks(tokens, image, features.s8[rows] + drawn8, features.s4[rows] + drawn4)
         return logits, self.predicted_iou(tokens), self.presence_head(tokens[:, 0]).squeeze(1)
+
+    def answer_clicks(
+        self,
+        levels: Sequence[Tensor],
+        prompts: PocketPrompts,
+        labels: Int[Tensor, "n p"],
+        score_map: Float[Tensor, "n h w"],
+    ) -> tuple[Float[Tensor, "n m qh qw"], Float[Tensor, "n m"]]:
+        """On one image, with the tokens of `prompts.points` by `labels`, corners and empty clicks among them."""
+        drawn4, drawn8, drawn16 = self.drawing(prompts, score_map)
+        dense = torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
+        # In this order: OpenVINO (2026.4) fails where the features of one image are added right after a convolution.
+        s16, s8, s4 = levels
+        image = self.mix16(s16 + dense + drawn16)
+        sparse = self.prompt_encoder(self._shares(prompts.points), labels)
+        tokens, image = self.attend(self._with_own(sparse, prompts), image.flatten(2).transpose(1, 2))
+        return self.masks(tokens, image, s8 + drawn8, s4 + drawn4), self.predicted_iou(tokens)
 
     def attend(
         self, tokens: Float[Tensor, "n k d"], image: Float[Tensor, "n i d"]
@@ -250,22 +294,35 @@ class PocketDecoder(nn.Module):
         n = len(prompts.points)
         corner_labels = torch.where(prompts.has_box[:, None], torch.tensor([2, 3], device=prompts.labels.device), -1)
         points = torch.cat([prompts.points, prompts.boxes.view(n, 2, 2)], dim=1)
-        h, w = self.config.input_size
-        points = torch.stack([points[..., 0] / w, points[..., 1] / h], dim=-1)
+        points = self._shares(points)
         labels = torch.cat([prompts.labels, corner_labels], dim=1)
         # SAM adds one padding point to every prompt
         points, labels = functional.pad(points, (0, 0, 0, 1)), functional.pad(labels, (0, 1), value=-1)
-        sparse = self.prompt_encoder(points, labels)
+        return self._with_own(self.prompt_encoder(points, labels), prompts)
+
+    def _shares(self, points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p 2"]:
+        """Of the input's sides."""
+        h, w = self.config.input_size
+        return torch.stack([points[..., 0] / w, points[..., 1] / h], dim=-1)
+
+    def _with_own(self, sparse: Float[Tensor, "n p d"], prompts: PocketPrompts) -> Float[Tensor, "n k d"]:
+        """The tokens of clicks and corners between those of the decoder and those of the text."""
         text = self.text_token(prompts.text_tokens)
         text = torch.where(prompts.text_mask[..., None], text, self.prompt_encoder.not_a_point_embed.weight)
-        return torch.cat([self.output_tokens.weight.expand(n, -1, -1), sparse, text], dim=1)
+        return torch.cat([self.output_tokens.weight.expand(sparse.shape[0], -1, -1), sparse, text], dim=1)
 
-    def _mask_embedding(self, prompts: PocketPrompts) -> Float[Tensor, "n d gh gw"]:
-        none = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+    def _mask_embedding(self, prompts: PocketPrompts) -> Tensor:
+        """For each prompt, or one for all."""
         if not prompts.has_mask.any():
-            return none
-        embedded = self.prompt_encoder.mask_embed(prompts.masks[:, None].clamp(-10, 10))
-        return torch.where(prompts.has_mask[:, None, None, None], embedded, none)
+            return self._no_mask()
+        return torch.where(prompts.has_mask[:, None, None, None], self._embedded(prompts.masks), self._no_mask())
+
+    def _no_mask(self) -> Float[Tensor, "1 d 1 1"]:
+        return self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+
+    def _embedded(self, masks: Float[Tensor, "n qh qw"]) -> Float[Tensor, "n d gh gw"]:
+        embedded: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-10, 10))
+        return embedded
 
 
 class Drawing(nn.Module):

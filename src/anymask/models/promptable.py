@@ -1,13 +1,15 @@
 """What sam, mobile, sam2 and the tracker of sam3 share: images one by one through the encoder, then prompts in chunks.
 
 A family is a subclass that says how an image lies in its input (`frame`, `preprocess`), runs its encoder (`embed`) and
-its prompt encoder and mask decoder (`respond`). Training calls the same four, with gradients.
+its prompt encoder and mask decoder (`answers`), and which of a decoder's masks to take (`choose`). Training calls the
+same, with gradients. `answer_clicks` is `answers` in a form of which a graph can be made (`anymask.models.graphs`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,27 @@ from anymask.types import Features, Frame, Image, Prompt, Size
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
 CANDIDATES = 3  # of an ambiguous prompt: whole, part, subpart
 CHUNK = 16  # prompts decoded at once: stock decoders copy the image embedding for each, and larger chunks are slower
+CORNERS = (2, 3)  # labels of the corners of a box as clicks (sam2, `SAM2ImagePredictor._predict`)
+PADDING = -1  # label of an empty click
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """n prompts of any kind in one form: boxes are two clicks, empty ones stand as in training, masks have a flag."""
+
+    coords: Float[Tensor, "n p 2"]
+    labels: Int[Tensor, "n p"]
+    masks: Float[Tensor, "n s s"]
+    has_mask: Float[Tensor, "n"]  # 1 or 0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What computes in place of a family's own `embed` and `answers`; None leaves that half as it is, eager."""
+
+    name: str = "eager"
+    embed: Callable[[Tensor], dict[str, Tensor]] | None = None
+    answers: Callable[[Mapping[str, Tensor], Tensor, PromptTensors], tuple[Tensor, Tensor]] | None = None
 
 
 class PromptableModel(ABC):
@@ -35,6 +58,7 @@ class PromptableModel(ABC):
     chunk: ClassVar[int] = CHUNK
     mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
     input_size: Size = (1024, 1024)
+    runtime: Runtime = Runtime()
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
@@ -74,6 +98,48 @@ class PromptableModel(ABC):
         """The encoder's features by name; each tensor begins with the axis of the images. Differentiable."""
 
     @abstractmethod
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """What every mask token says of prompt i on image `image_rows[i]` of `features`: logits, predicted IoU."""
+
+    @abstractmethod
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `answers`, on the one image of `features`; what is computed does not hang on what is in `clicks`."""
+
+    @abstractmethod
+    def padding(self, points: int, boxed: bool) -> int:
+        """How many empty clicks stand beside so many points and a box."""
+
+    @property
+    @abstractmethod
+    def decoder_features(self) -> tuple[str, ...]:
+        """The names of the features that points, boxes and masks are answered with."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of all that `embed` gives."""
+        return self.decoder_features
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says; `without_weights` takes it."""
+
+    @classmethod
+    @abstractmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "PromptableModel":
+        """The family on the meta device, for graphs that hold the weights."""
+
+    def choose(
+        self, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"], multimask_output: bool
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """Of what `answers` gives: the first token is for a single mask, the others are candidates."""
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return logits[:, chosen], predicted_iou[:, chosen]
+
     def respond(
         self,
         features: Mapping[str, Tensor],
@@ -81,7 +147,25 @@ class PromptableModel(ABC):
         prompts: PromptTensors,
         multimask_output: bool,
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable."""
+        """Mask logits and predicted IoU of prompt i on image `image_rows[i]` of `features`. Differentiable if eager."""
+        answers = self.runtime.answers or self.answers
+        return self.choose(*answers(features, image_rows, prompts), multimask_output)
+
+    def clicks(self, prompts: PromptTensors) -> Clicks:
+        """The same prompts in the form of `answer_clicks`."""
+        n, boxed = len(prompts), prompts.boxes is not None
+        coords, labels = prompts.point_coords, prompts.point_labels
+        empty = self.padding(coords.shape[1], boxed)
+        if prompts.boxes is not None:
+            coords = torch.cat([coords, prompts.boxes.view(n, 2, 2)], dim=1)
+            labels = torch.cat([labels, labels.new_tensor(CORNERS).expand(n, 2)], dim=1)
+        masks = coords.new_zeros(n, *self.mask_size) if prompts.masks is None else prompts.masks
+        return Clicks(
+            torch.cat([coords, coords.new_zeros(n, empty, 2)], dim=1),
+            torch.cat([labels, labels.new_full((n, empty), PADDING)], dim=1),
+            masks,
+            coords.new_full((n,), prompts.masks is not None),
+        )
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """The decoder made ready for many prompts on one image, to give three candidates of each or the single mask."""
@@ -156,6 +240,11 @@ class PromptableModel(ABC):
             self._moved(points), labels, *(None if x is None else self._moved(x) for x in (boxes, masks))
         )
 
+    @property
+    def _can_share(self) -> bool:
+        """Whether the decoder's own modules may be run in stages."""
+        return self.runtime.answers is None and self.dtype == torch.float32
+
     def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
 
         def respond(prompts: PromptTensors) -> tuple[Tensor, Tensor]:
@@ -179,7 +268,7 @@ class PromptableModel(ABC):
         frame = self.frame(image.size, crop_box)
         pixels = self.preprocess(image, frame)[None].to(self.device, self.dtype)
         with memory_for(f"encode an image with {self.name}", self.device):
-            return Features(self.name, frame, self.embed(pixels))
+            return Features(self.name, frame, (self.runtime.embed or self.embed)(pixels))
 
     def _answer(
         self,

@@ -30,9 +30,11 @@ from anymask.models.checkpoints import (
 )
 from anymask.models.decode import PromptTensors, SharedStage, Stage
 from anymask.models.image_sizes import as_size, check_size
-from anymask.models.promptable import PromptableModel, as_in_square
+from anymask.models.mask_tokens import answer_tokens, dense_prompts, masks_of, through_transformer
+from anymask.models.promptable import Clicks, PromptableModel, as_in_square
 from anymask.models.protocol import CropBox
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
+from anymask.models.sam_layers import with_lean_layers
 from anymask.models.sam_sizes import fit_encoder, fit_heads, fit_windows
 from anymask.types import Features, Frame, Image, Size
 
@@ -49,6 +51,7 @@ class Sam(PromptableModel):
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         keep_position(network)
+        with_lean_layers(network.vision_encoder)
         super().__init__(network, device, name)
         self._measure()
 
@@ -56,10 +59,9 @@ class Sam(PromptableModel):
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "Sam":
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, MODEL_TYPES)
-        kind = values["model_type"]
         with building(folder):
             network = _build_of(values)
-        fill(network, read_folder(folder), dtype, folder, f"{kind} as its config.json says")
+        fill(network, read_folder(folder), dtype, folder, f"{values['model_type']} as its config.json says")
         return cls(network, device, name)
 
     @classmethod
@@ -123,38 +125,47 @@ class Sam(PromptableModel):
         early = output.intermediate_embeddings[0].permute(0, 3, 1, 2)
         return {"image_embedding": output.last_hidden_state, "early_embedding": early}
 
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """Every prompt stands in the batch with its image, so that each can have its own mask prompt.
 
-        HQ-SAM gives its candidates by falling predicted IoU.
+        HQ-SAM's last mask is that of its high-quality token, which has no predicted IoU.
         """
-        sparse, dense = self._embed_prompts(prompts)
-        image = features["image_embedding"][image_rows]
-        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
-        decoder = self.network.mask_decoder
-        if self._is_hq:
-            used, back = image_rows.unique(return_inverse=True)
-            fine = fine_features(decoder, *(features[name][used] for name in ("image_embedding", "early_embedding")))
-            return decode_hq(decoder, image + dense, position, sparse, fine[back], multimask_output)
-        logits, iou = decoder(
-            image_embeddings=image,
-            image_positional_embeddings=position,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-        )
-        return logits[:, 0], iou[:, 0]
+        return self._decode(features, image_rows, *self._embed_prompts(prompts))
+
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `PromptableModel.answer_clicks`."""
+        encoder = self.network.prompt_encoder
+        kinds = torch.cat([kind.weight for kind in encoder.point_embed])
+        known = (clicks.labels >= 0)[..., None]
+        side = encoder.input_image_size
+        coords = as_in_square(clicks.coords, self.input_size)[:, None]
+        place = encoder.shared_embedding(coords + 0.5, (side, side))[:, 0]
+        sparse = torch.where(known, place, encoder.not_a_point_embed.weight) + kinds[clicks.labels.clamp(min=0)] * known
+        return self._decode(features, None, sparse, dense_prompts(encoder, clicks))
+
+    def padding(self, points: int, boxed: bool) -> int:
+        """Beside points, unless there is a box (segment-anything, `PromptEncoder._embed_points`)."""
+        return int(points > 0 and not boxed)
+
+    def choose(
+        self, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"], multimask_output: bool
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """HQ-SAM adds its own mask to each, and gives its candidates by falling predicted IoU."""
+        if not self._is_hq:
+            return super().choose(logits, predicted_iou, multimask_output)
+        high_quality = logits[:, -1:]
+        logits, iou = super().choose(logits[:, :-1], predicted_iou, multimask_output)
+        iou, order = iou.sort(dim=1, descending=True)
+        return logits.take_along_dim(order[..., None, None], 1) + high_quality, iou
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
         whole = self._whole_stage(features, multimask_output)
-        if self._is_hq or not multimask_output or self.dtype != torch.float32:
+        if self._is_hq or not multimask_output or not self._can_share:
             return whole
         decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
         image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
@@ -164,8 +175,23 @@ class Sam(PromptableModel):
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors."""
-        self.network.config.architectures = [type(self.network).__name__]
-        write_folder(folder, self.network, self.network.config.to_dict())
+        write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """One map, and for HQ-SAM an early one."""
+        return ("image_embedding", "early_embedding") if self._is_hq else ("image_embedding",)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam":
+        """As `PromptableModel.without_weights`."""
+        return cls(_build_of(config), "meta", name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As transformers writes it."""
+        values: dict[str, Any] = self.network.config.to_dict()
+        return values
 
     @property
     def _patch(self) -> int:
@@ -189,12 +215,30 @@ class Sam(PromptableModel):
     def _is_hq(self) -> bool:
         return isinstance(self.network.mask_decoder, SamHQMaskDecoder)
 
-    def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
-        sparse, dense = self._embed_prompts(prompts)
-        return dense.new_zeros(len(prompts), 0, dense.shape[1]) if sparse is None else sparse[:, 0]
+    def _decode(
+        self,
+        features: Mapping[str, Tensor],
+        image_rows: Int[Tensor, "n"] | None,
+        sparse: Float[Tensor, "n l c"],
+        dense: Float[Tensor, "n c h w"],
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """All masks; without `image_rows` the features of one image stand for every prompt."""
+        decoder, every = self.network.mask_decoder, slice(None)
+        whole = features["image_embedding"]
+        image = whole[every if image_rows is None else image_rows] + dense
+        position = image_position(self.network.shared_image_embedding, self._grid).to(self.dtype)
+        own = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+        if not self._is_hq:
+            return answer_tokens(decoder, torch.cat(own), 0, image, position, sparse)
+        used, back = (every, every) if image_rows is None else image_rows.unique(return_inverse=True)
+        fine = fine_features(decoder, whole[used], features["early_embedding"][used])[back]
+        return answer_hq(decoder, torch.cat([*own, decoder.hq_token.weight]), image, position, sparse, fine)
 
-    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Tensor | None, Tensor]:
-        """Sparse tokens (n 1 t c), None without point and box, and dense ones; points alone get a padding point."""
+    def _sparse(self, prompts: PromptTensors) -> Float[Tensor, "n t c"]:
+        return self._embed_prompts(prompts)[0]
+
+    def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c h w"]]:
+        """Sparse tokens, none without point and box, and dense ones; points alone get a padding point."""
         points, boxes = prompts.point_coords.shape[1] > 0, prompts.boxes
         if boxes is not None:
             boxes = as_in_square(boxes.unflatten(1, (2, 2)), self.input_size).flatten(1)
@@ -205,8 +249,8 @@ class Sam(PromptableModel):
             input_masks=None if prompts.masks is None else prompts.masks[:, None].to(self.dtype),
         )
         if not points and boxes is None:
-            return None, dense
-        return sparse.to(self.dtype), dense
+            return dense.new_zeros(len(prompts), 0, dense.shape[1]), dense
+        return sparse[:, 0].to(self.dtype), dense
 
 
 def build(config: SamConfig | SamHQConfig) -> SamModel | SamHQModel:
@@ -241,35 +285,28 @@ def fine_features(
     return fine
 
 
-def decode_hq(
+def answer_hq(
     decoder: SamHQMaskDecoder,
+    tokens: Float[Tensor, "o c"],
     image: Float[Tensor, "n c gh gw"],
     position: Float[Tensor, "1 c gh gw"],
-    sparse: Float[Tensor, "n 1 t c"] | None,
-    fine: Float[Tensor, "n e lh lw"],
-    multimask_output: bool,
-) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n k"]]:
+    sparse: Float[Tensor, "n l c"],
+    fine: Float[Tensor, "b e lh lw"],
+) -> tuple[Float[Tensor, "n k lh lw"], Float[Tensor, "n t"]]:
     """HQ-SAM's decoder through the modules of transformers' SamHQMaskDecoder (sam-hq, `MaskDecoderHQ.predict_masks`).
 
     Not through its `forward`, which upscales the image as it was before the transformer, rows and columns exchanged
     (transformers 5.23), so that the authors' weights give other masks than in the authors' code.
     """
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
-    tokens = own.expand(len(image), 1, -1, -1) if sparse is None else _with_tokens(own, sparse)
-    tokens, cells = decoder.transformer(tokens, image, position, attention_similarity=None)
-    coarse = decoder.upscale_conv1(cells[:, 0].transpose(1, 2).unflatten(2, image.shape[-2:]))
-    coarse = decoder.activation(decoder.upscale_layer_norm(coarse))
+    read, cells = through_transformer(decoder, tokens, image, position, sparse)
+    coarse = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(cells)))
     coarse = decoder.activation(decoder.upscale_conv2(coarse))
     finer = decoder.activation(decoder.mask_norm(decoder.mask_conv1(coarse)))
     finer = decoder.mask_conv2(finer) + fine
-    candidates = range(1, len(decoder.mask_tokens.weight)) if multimask_output else range(1)
-    weights = [decoder.output_hypernetworks_mlps[i](tokens[:, 0, 1 + i]) for i in candidates]
-    logits = torch.einsum("nke,nehw->nkhw", torch.stack(weights, dim=1), coarse)
-    hq_weights = decoder.hq_mask_mlp(tokens[:, 0, len(own) - 1])
-    iou = decoder.iou_prediction_head(tokens[:, 0, 0])[:, list(candidates)]
-    iou, order = iou.sort(dim=1, descending=True)
+    hq_weights = decoder.hq_mask_mlp(read[:, len(tokens) - 1])
     hq_logits = torch.einsum("ne,nehw->nhw", hq_weights, finer)
-    return logits.take_along_dim(order[..., None, None], 1) + hq_logits[:, None], iou
+    logits = torch.cat([masks_of(decoder, read[:, 1:], coarse), hq_logits[:, None]], dim=1)
+    return logits, decoder.iou_prediction_head(read[:, 0])
 
 
 def keep_position(network: Any) -> None:
@@ -292,7 +329,3 @@ def _build_of(values: Mapping[str, Any]) -> SamModel | SamHQModel:
     fit_encoder(network.vision_encoder, size)
     fit_heads(network, size)
     return network
-
-
-def _with_tokens(own: Float[Tensor, "o c"], sparse: Float[Tensor, "n 1 t c"]) -> Float[Tensor, "n 1 k c"]:
-    return torch.cat([own.expand(len(sparse), 1, -1, -1), sparse], dim=2)

@@ -7,6 +7,7 @@ Paper: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,8 @@ from anymask.models.capabilities import SAM2
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.decode import PromptTensors, SharedStage, Stage, WholeStage
 from anymask.models.image_sizes import as_size, as_written, check_size
-from anymask.models.promptable import PromptableModel, as_in_square
+from anymask.models.mask_tokens import answer_tokens, dense_prompts
+from anymask.models.promptable import CORNERS, Clicks, PromptableModel, as_in_square, surest
 from anymask.models.protocol import CropBox
 from anymask.types import Features, Frame, Image, Size
 
@@ -29,7 +31,6 @@ CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 STRIDES = (4, 8, 16)  # of what the decoder reads
 COARSEST = 32  # of the encoder's last stage
 LEVELS = ("high_res_0", "high_res_1", "image_embedding")  # one for each stride
-BOX_LABELS = (2, 3)  # of the two corners, as clicks (sam2, `SAM2ImagePredictor._predict`)
 MASK_LIMIT = 32.0  # the sam2 package hands its low-resolution logits back clamped to this
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -50,7 +51,7 @@ class Sam2(PromptableModel):
         """From a folder of transformers, of the image or the video model; raises CheckpointError."""
         config = read_config(folder, sam2_keys.MODEL_TYPES)
         with building(folder):
-            network = _build(config["model_type"], {part: config[part] for part in CONFIG_PARTS if part in config})
+            network = _build(config["model_type"], _parts(config))
         state = sam2_keys.image_part(read_folder(folder))
         load_strictly(network, in_dtype(state, dtype), folder, f"{config['model_type']} as its config.json says")
         return cls(network, device, name)
@@ -104,30 +105,37 @@ class Sam2(PromptableModel):
         token = self.network.no_memory_embedding.reshape(1, -1, 1, 1)
         return dict(zip(LEVELS, (decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + token), strict=True))
 
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """Unclamped logits, and IoU from 0 to 1; a single mask that is unstable gives way in eval mode."""
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """Unclamped logits, and IoU from 0 to 1."""
         sparse, dense = self._embed_prompts(prompts)
-        fine, middle = (features[level][_fewest(image_rows)] for level in LEVELS[:2])
-        logits, iou, _, _ = self.network.mask_decoder(
-            image_embeddings=features[LEVELS[2]][image_rows],
-            image_positional_embeddings=self.network.get_image_wide_positional_embeddings().to(self.dtype),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            high_resolution_features=[fine, middle],
-        )
-        return logits[:, 0], iou[:, 0]
+        finer = [features[level][_fewest(image_rows)] for level in LEVELS[:2]]
+        return answer_sam2(self.network, [*finer, features[LEVELS[2]][image_rows]], sparse[:, 0], dense)
+
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `PromptableModel.answer_clicks`."""
+        inside = replace(clicks, coords=as_in_square(clicks.coords, self.input_size))
+        return answer_clicks_sam2(self.network, [features[level] for level in LEVELS], inside, MASK_LIMIT)
+
+    def padding(self, points: int, boxed: bool) -> int:
+        """Beside any click, the corners of a box included; none beside a mask alone."""
+        return int(points > 0 or boxed)
+
+    def choose(
+        self, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"], multimask_output: bool
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """A single mask that is unstable gives way in eval mode."""
+        if multimask_output or self.network.training:
+            return super().choose(logits, predicted_iou, multimask_output)
+        return stable_or_surest(self.network.mask_decoder, logits, predicted_iou)
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Candidates without copies of the image in float32."""
         whole = self._whole_stage(features, multimask_output)
-        if not multimask_output or self.dtype != torch.float32:
+        if not multimask_output or not self._can_share:
             return whole
         levels = [features.tensors[level] for level in LEVELS]
         position = self.network.get_image_wide_positional_embeddings()
@@ -137,8 +145,23 @@ class Sam2(PromptableModel):
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors of the image model, also where the weights came with a memory."""
-        self.network.config.architectures = [type(self.network).__name__]
-        write_folder(folder, self.network, self.network.config.to_dict())
+        write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """From fine to coarse."""
+        return LEVELS
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam2":
+        """As `PromptableModel.without_weights`."""
+        return cls(_build(config["model_type"], _parts(config)), "meta", name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As transformers writes it."""
+        values: dict[str, Any] = self.network.config.to_dict()
+        return values
 
     @property
     def _multiple(self) -> int:
@@ -154,7 +177,7 @@ class Sam2(PromptableModel):
     def _embed_prompts(self, prompts: PromptTensors) -> tuple[Float[Tensor, "n 1 k d"], Float[Tensor, "n d gh gw"]]:
         points, labels = prompts.point_coords, prompts.point_labels
         if prompts.boxes is not None:
-            corners = labels.new_tensor(BOX_LABELS).expand(len(prompts), 2)
+            corners = labels.new_tensor(CORNERS).expand(len(prompts), 2)
             points = torch.cat([prompts.boxes.reshape(-1, 2, 2), points], dim=1)
             labels = torch.cat([corners, labels], dim=1)
         points = as_in_square(points, self.input_size)
@@ -186,9 +209,50 @@ def shared_stage(
     return SharedStage(decoder, own, 1, image, position[0], embed, whole, finer)
 
 
+def answer_sam2(
+    network: Any, levels: Sequence[Tensor], sparse: Float[Tensor, "n l c"], dense: Float[Tensor, "n c h w"]
+) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+    """All masks of a mask decoder of SAM 2's form; `levels` are features from fine to coarse, one for all or each."""
+    decoder = network.mask_decoder
+    own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+    *finer, image = levels
+    position = network.get_image_wide_positional_embeddings().to(image.dtype)
+    return answer_tokens(decoder, own, 1, image + dense, position, sparse, finer)
+
+
+def answer_clicks_sam2(
+    network: Any, levels: Sequence[Tensor], clicks: Clicks, mask_limit: float = float("inf")
+) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+    """As `answer_sam2`, with the prompts as clicks; masks are clamped to `mask_limit`."""
+    encoder = network.prompt_encoder
+    sparse = encoder._embed_points(clicks.coords[:, None], clicks.labels[:, None], pad=False)[:, 0]
+    dense = dense_prompts(encoder, clicks, mask_limit)
+    return answer_sam2(network, levels, sparse.to(dense.dtype), dense)
+
+
+def stable_or_surest(
+    decoder: Any, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"]
+) -> tuple[Float[Tensor, "n 1 lh lw"], Float[Tensor, "n 1"]]:
+    """The single mask, or the surest candidate where it is not stable (sam2, `_dynamic_multimask_via_stability`)."""
+    if not decoder.dynamic_multimask_via_stability:
+        return logits[:, :1], predicted_iou[:, :1]
+    delta = decoder.dynamic_multimask_stability_delta
+    inner, outer = ((logits[:, 0] > limit).flatten(1).sum(dim=1).float() for limit in (delta, -delta))
+    stable = torch.where(outer > 0, inner / outer, 1.0) >= decoder.dynamic_multimask_stability_thresh
+    other_logits, other_iou = surest(logits[:, 1:], predicted_iou[:, 1:])
+    return (
+        torch.where(stable[:, None, None, None], logits[:, :1], other_logits),
+        torch.where(stable[:, None], predicted_iou[:, :1], other_iou),
+    )
+
+
 def _fewest(image_rows: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     """One row where all are the same: the decoder adds its features to every prompt, without a copy for each."""
     return image_rows[:1] if bool((image_rows == image_rows[0]).all()) else image_rows
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: config[part] for part in CONFIG_PARTS if part in config}
 
 
 def _fit(network: Any, size: Size) -> None:

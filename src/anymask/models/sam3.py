@@ -25,9 +25,9 @@ from anymask.models.capabilities import SAM3, SAM3_DETECTOR
 from anymask.models.checkpoints import building, in_dtype, load_strictly, read_config, read_folder, write_folder
 from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
-from anymask.models.promptable import PromptableModel
+from anymask.models.promptable import Clicks, PromptableModel
 from anymask.models.protocol import CheckpointError, CropBox, Decoded, EncodedText, Grounded
-from anymask.models.sam2 import shared_stage
+from anymask.models.sam2 import answer_clicks_sam2, answer_sam2, shared_stage, stable_or_surest
 from anymask.models.sam3_detector import LEVELS, Question, Shown
 from anymask.types import Concept, Features, Frame, Image, Prompt, Size
 
@@ -119,31 +119,37 @@ class Sam3(PromptableModel):
         features["tracker_2"] = coarse + self.tracker.no_memory_embedding.reshape(1, -1, 1, 1)
         return features
 
-    def respond(
-        self,
-        features: Mapping[str, Tensor],
-        image_rows: Int[Tensor, "n"],
-        prompts: PromptTensors,
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
-        """As transformers' trackers: a mask alone comes with an empty click; an unstable single mask gives way."""
+    def answers(
+        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As transformers' trackers: a mask alone comes with an empty click."""
         sparse, dense = self._embed_prompts(prompts)
-        fine, middle, coarse = (features[f"tracker_{i}"][image_rows] for i in range(LEVELS))
-        logits, iou, _, _ = self.tracker.mask_decoder(
-            image_embeddings=coarse,
-            image_positional_embeddings=self.tracker.get_image_wide_positional_embeddings().to(self.dtype),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            high_resolution_features=[fine, middle],
-        )
-        return logits[:, 0], iou[:, 0]
+        levels = [features[f"tracker_{i}"][image_rows] for i in range(LEVELS)]
+        return answer_sam2(self.tracker, levels, sparse[:, 0], dense)
+
+    def answer_clicks(
+        self, features: Mapping[str, Tensor], clicks: Clicks
+    ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
+        """As `PromptableModel.answer_clicks`."""
+        return answer_clicks_sam2(self.tracker, [features[f"tracker_{i}"] for i in range(LEVELS)], clicks)
+
+    def padding(self, points: int, boxed: bool) -> int:
+        """One beside anything, and one in place of nothing."""
+        return 1 if points or boxed else 2
+
+    def choose(
+        self, logits: Float[Tensor, "n t lh lw"], predicted_iou: Float[Tensor, "n k"], multimask_output: bool
+    ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
+        """A single mask that is unstable gives way in eval mode."""
+        if multimask_output or self.tracker.training:
+            return super().choose(logits, predicted_iou, multimask_output)
+        return stable_or_surest(self.tracker.mask_decoder, logits, predicted_iou)
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
         """Candidates without copies of the image in float32. Raises ValueError if the weights have no tracker."""
         self._check_tracker()
         whole = self._whole_stage(features, multimask_output)
-        if not multimask_output or self.dtype != torch.float32:
+        if not multimask_output or not self._can_share:
             return whole
         levels = [features.tensors[f"tracker_{i}"] for i in range(LEVELS)]
         position = self.tracker.get_image_wide_positional_embeddings()
@@ -193,10 +199,31 @@ class Sam3(PromptableModel):
 
         Not by `save_pretrained`, which in transformers 5.23 puts `tracker_model.` twice before the tracker's tensors.
         """
-        self.network.config.architectures = [type(self.network).__name__]
-        write_folder(folder, self.network, self.network.config.to_dict())
+        write_folder(folder, self.network, {**self.config, "architectures": [type(self.network).__name__]})
         with suppress(CheckpointError):  # no tokenizer was found
             self.tokenizer.save_pretrained(folder)
+
+    @property
+    def decoder_features(self) -> tuple[str, ...]:
+        """Those of the tracker."""
+        return tuple(f"tracker_{i}" for i in range(LEVELS))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Those of the detector, and of the tracker if there is one."""
+        detector = tuple(f"detector_{i}" for i in range(LEVELS))
+        return detector if self.tracker is None else (*detector, *self.decoder_features)
+
+    @classmethod
+    def without_weights(cls, config: dict[str, Any], name: str) -> "Sam3":
+        """As `PromptableModel.without_weights`."""
+        return cls(_build(config), "meta", name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As transformers writes it."""
+        values: dict[str, Any] = self.network.config.to_dict()
+        return values
 
     @classmethod
     def _filled(

@@ -78,7 +78,7 @@ def weights_at(path: Path) -> Path:
         return path.parent if is_part and (path.parent / "config.json").is_file() else path
     if (path / "pocket.safetensors").is_file():
         return path / "pocket.safetensors"
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "anymask.json").is_file():  # of transformers, or exported
         return path
     if (lone := lone_checkpoint(path)) is not None:
         return lone

@@ -143,7 +143,7 @@ class Finetuning:
         learned, held_out = read_data(settings)
         if not learned.rows:
             raise ValueError("no image is left to learn from: all are held out to validate on")
-        self.model = as_trainable(load(settings.model, settings.device))
+        self.model = as_trainable(load(settings.model, settings.device, runtime="eager"))
         self.pairs, too_small = large_enough(learned, self.model)
         self.held_out, also_small = large_enough(held_out, self.model)
         self.too_small = too_small + also_small
