@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from anymask import prompting
 from anymask.models.pocket import PocketModel
 from anymask.models.protocol import Decoded
+from anymask.ops import resize
 from anymask.types import Frame, Image, Masks, Prompt
 from tiny import tiny_model
 
