@@ -94,9 +94,8 @@ def load_ultralytics(path: Path) -> Contender:
 
 def load_anymask(path: Path | str, exact: bool = False, **loading: Any) -> Contender:
     """Ours, as a user calls it; `loading` goes to `load`."""
-    from anymask.automatic import everything
-
     from anymask import Image, load
+    from anymask.automatic import everything
 
     model = load(path, device="cpu", **loading)
 
