@@ -180,3 +180,12 @@ def test_zoom_looks_closer_and_lands_in_the_same_place() -> None:
 def test_stability_is_the_iou_of_two_thresholds() -> None:
     logits = torch.tensor([[[2.0, 0.5, -0.5, -3.0]], [[-5.0, -5, -5, -5]]])
     assert prompting.stability(logits).tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_sampled_logits_are_those_of_an_enlarged_map() -> None:
+    logits = torch.randn(9, 13, generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.interpolate(logits[None, None], (40, 31), mode="bilinear")[0, 0]
+    rows, columns = (torch.arange(40) + 0.5) * 9 / 40 - 0.5, (torch.arange(31) + 0.5) * 13 / 31 - 0.5
+    torch.testing.assert_close(resize.sample(logits, rows, columns), whole)
+    part = resize.sample(logits[2:7, 3:9], rows[14:28] - 2, columns[11:20] - 3)
+    torch.testing.assert_close(part, whole[14:28, 11:20])

@@ -168,3 +168,14 @@ def test_a_part_that_leaves_the_image_is_refused():
     part = rle.encode(np.ones((1, 3, 4), bool))[0]
     with pytest.raises(ValueError, match="a mask of 4 x 3 pixels at 2,0 leaves the image of 5 x 3"):
         rle.placed(part, (2, 0), (3, 5))
+
+
+def test_a_window_in_an_image_is_the_image_encoded():
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        h, w = (int(side) for side in rng.integers(1, 12, 2))
+        y0, x0 = int(rng.integers(0, h)), int(rng.integers(0, w))
+        y1, x1 = int(rng.integers(y0, h)) + 1, int(rng.integers(x0, w)) + 1
+        whole = np.zeros((1, h, w), bool)
+        whole[0, y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < rng.choice([0.0, 0.4, 1.0])
+        assert rle.encode_window(whole[0, y0:y1, x0:x1], x0, y0, (h, w)) == rle.encode(whole)[0]

@@ -65,7 +65,7 @@ def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
 
     def record(photo: Path) -> dict[str, Any]:
         made_with = {"photo_bytes": photo.stat().st_size, "model": args.model, "dtype": args.dtype}
-        made_with |= {"image_size": args.image_size, "window_size": args.window_size}
+        made_with |= {"image_size": args.image_size, "window_size": args.window_size, "runtime": args.runtime}
         return {**made_with, **asdict(settings)}
 
     def earlier(photo: Path, paths: Mapping[str, Path]) -> "Masks | None":

@@ -63,7 +63,7 @@ def verify(model: Model, images: Sequence[Image] = ()) -> Iterator[Difference]:
 
     Raises ValueError for a model that transformers has no path for (pocket).
     """
-    if not isinstance(model, PromptableModel) or not model.capabilities.points:
+    if not isinstance(model, PromptableModel) or model.family == "pocket" or not model.capabilities.points:
         raise ValueError(
             f"{model.name} has no path for points in transformers to compare with: give a sam, mobile or sam2 model,"
             " or a sam3 with its tracker"

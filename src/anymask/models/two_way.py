@@ -104,9 +104,10 @@ class TwoWayBlock(nn.Module):
         else:
             placed = queries + tokens
             queries = self.layer_norm1(queries + self.self_attn(placed, placed, queries))
-        queries = self.layer_norm2(queries + self.cross_attn_token_to_image(queries + tokens, keys + position, keys))
+        placed_keys = keys + position
+        queries = self.layer_norm2(queries + self.cross_attn_token_to_image(queries + tokens, placed_keys, keys))
         queries = self.layer_norm3(queries + self.mlp(queries))
-        keys = self.layer_norm4(keys + self.cross_attn_image_to_token(keys + position, queries + tokens, queries))
+        keys = self.layer_norm4(keys + self.cross_attn_image_to_token(placed_keys, queries + tokens, queries))
         return queries, keys
 
 
