@@ -284,6 +284,29 @@ def test_sam2_at_another_size_is_transformers_model_built_for_it(make, stock, si
     torch.testing.assert_close(ours.predicted_iou, theirs.iou_scores[0])
 
 
+@every_family
+@torch.inference_mode()
+def test_prompts_as_clicks_alone_give_the_same(family):
+    """What exported graphs compute."""
+    model, image = FAMILIES[family](), picture((60, 97))
+    model.set_input_size((96, 160))
+    features = model.encode([image])[0]
+    for prompt in prompts_for(model, image):
+        given = model.tensors([features.frame], [prompt])
+        whole = model.answers(features.tensors, torch.zeros(1, dtype=torch.long), given)
+        for ours, theirs in zip(model.answer_clicks(features.tensors, model.clicks(given)), whole, strict=True):
+            torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@every_family
+def test_a_family_without_weights_has_the_size_too(family):
+    model = FAMILIES[family]()
+    model.set_input_size((96, 160))
+    for config in (model.config, json.loads(json.dumps(model.config))):
+        again = type(model).without_weights(config, "")
+        assert (again.input_size, again.mask_size) == ((96, 160), (24, 40))
+
+
 # --- points and rectangles
 
 
@@ -310,7 +333,7 @@ def code_of_cells(model):
         cells = model.network.get_image_wide_positional_embeddings()
     else:
         cells = image_position(model.network.shared_image_embedding, (h, w))
-    return cells[0].flatten(1).T, sparse[0, 0, : h * w] - own
+    return cells[0].flatten(1).T, sparse.flatten(0, -2)[: h * w] - own
 
 
 @every_size

@@ -150,7 +150,7 @@ class PocketModel(PromptableModel):
     def without_weights(cls, config: dict[str, Any], name: str) -> "PocketModel":
         """As `PromptableModel.without_weights`; it knows no names."""
         with torch.device("meta"):
-            network = PocketNetwork(PocketConfig(**{key: config[key] for key in config if key != "model_type"}))
+            network = PocketNetwork(PocketConfig.read({key: config[key] for key in config if key != "model_type"}))
         return cls(network.eval(), _no_text, "meta", name)
 
     @property

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from anymask.data.files import write_whole
-from anymask.models.image_sizes import as_size, as_written
 from anymask.models.pocket_network import PocketConfig, PocketNetwork
 from anymask.models.pocket_text import TextConfig, TextTower, Tokenizer
 from anymask.models.protocol import CheckpointError
@@ -41,9 +40,7 @@ def save_pocket(path: Path, network: PocketNetwork, tower: TextTower, made_by: M
 def read_network(path: Path) -> PocketNetwork:
     """The network in float32, ready for use; the text tower of the file is left alone."""
     with _reading(path), safe_open(path, framework="pt") as file:
-        sizes: dict[str, Any] = json.loads(file.metadata()["network"])
-        sizes["image_size"] = as_written(as_size(sizes["image_size"]))
-        network = PocketNetwork(PocketConfig(**sizes))
+        network = PocketNetwork(PocketConfig.read(json.loads(file.metadata()["network"])))
         counters = {name: value for name, value in network.state_dict().items() if name.endswith(UNSAVED)}
         network.load_state_dict({**_part(file, "network."), **counters})
     return network.eval().requires_grad_(False)

@@ -9,8 +9,9 @@ Shapes: b images, n prompts, p points, l text tokens, d width; an input of ih x 
 gh x gw at strides 4, 8 and 16.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -42,6 +43,11 @@ class PocketConfig:
     mask_tokens: int = 4  # the single mask, then three for an ambiguous prompt
     text_slots: int = 9  # tokens a text is padded to, in training and after: padding is attended to
     disk_radius: float = 5.0  # of a drawn click, in input pixels
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "PocketConfig":
+        """From what JSON has made of it."""
+        return cls(**{**values, "image_size": as_written(as_size(values["image_size"]))})
 
     @property
     def input_size(self) -> Size:

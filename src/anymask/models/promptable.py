@@ -36,7 +36,7 @@ class Clicks:
 
     coords: Float[Tensor, "n p 2"]
     labels: Int[Tensor, "n p"]
-    masks: Float[Tensor, "n s s"]
+    masks: Float[Tensor, "n lh lw"]
     has_mask: Float[Tensor, "n"]  # 1 or 0
 
 
