@@ -33,6 +33,7 @@ from anymask.ops.rle import Rle
 from anymask.types import Box, Masks, Size
 
 SMALLEST = 64  # side of a tile
+NEAR = 1 / 64  # share of a tile's side: a mask that ends so near its border is cut, as masks are coarse there
 AGREES = 0.6  # IoU of two views of one object, in what both tiles see
 AGREES_COARSELY = 0.5  # the same for a view of the whole image, which has fewer pixels for it
 ROOM = 0.1  # share of a box's longer side that a tile must leave around it
@@ -234,8 +235,8 @@ def _views(rows: Masks, crops: Sequence[CropBox]) -> list[_View]:
 
 
 def _cut(box: Sequence[int], crop: CropBox, size: Size) -> tuple[bool, ...]:
-    """Sides where the box ends with the crop, or as near to it as a model's pixels are coarse, but not the image."""
-    near = max(1, min(crop[2] - crop[0], crop[3] - crop[1]) // SMALLEST)
+    """Sides where the box ends with the crop, but not the image."""
+    near = max(1, round(NEAR * min(crop[2] - crop[0], crop[3] - crop[1])))
     whole = (0, 0, size[1], size[0])
     return tuple(crop[side] != whole[side] and abs(box[side] - crop[side]) <= near for side in range(4))
 
@@ -248,7 +249,7 @@ def _groups(views: Sequence[_View], size: Size) -> list[_Group]:
     pairs = [(a, b) for a, b in combinations(by_tile, 2) if _meet(a, b)]
     links = [link for a, b in pairs for link in _links(a, b, by_tile[a], by_tile[b], size)]
     group_of = {view.row: _Group.of(view) for view in views}
-    for _, _, a, b in sorted(links, key=lambda link: link[:2]):
+    for _, a, b in sorted(links, key=lambda link: link[0]):
         first, second = group_of[a.row], group_of[b.row]
         if first is not second:
             if not _can_be_one(first, second):
@@ -262,8 +263,11 @@ def _groups(views: Sequence[_View], size: Size) -> list[_Group]:
 
 def _links(
     first: CropBox, second: CropBox, in_first: Sequence[_View], in_second: Sequence[_View], size: Size
-) -> Iterator[tuple[int, int, _View, _View]]:
-    """Pairs of views that may be one object: how doubtful (0 to 2), minus their pixels, and the two."""
+) -> Iterator[tuple[tuple[int, int, int], _View, _View]]:
+    """Pairs of views that may be one object, after how doubtful that is: 0, or 1 beside a rival, or 2 for pieces.
+
+    Of rivals that agree alike, as the inner and the outer one of two do within both, the large ones go together.
+    """
     ours = [view for view in in_first if _meet(view.box, second)]
     theirs = [view for view in in_second if _meet(view.box, first)]
     if not ours or not theirs:
@@ -274,9 +278,9 @@ def _links(
         a, b = ours[i], theirs[j]
         rival = max(np.delete(iou[i], j).max(initial=0), np.delete(iou[:, j], i).max(initial=0))
         if iou[i, j] >= max(AGREES, rival - TIE):
-            yield int(iou[i, j] < rival + TIE), -a.area - b.area, a, b
+            yield (int(iou[i, j] < rival + TIE), -round(2 * iou[i, j] / TIE), -a.area - b.area), a, b
         elif not (a.is_whole or b.is_whole) and _pieces_agree(pieces(a), pieces(b)) and a.is_one and b.is_one:
-            yield 2, -a.area - b.area, a, b
+            yield (2, 0, -a.area - b.area), a, b
 
 
 def _agreement(
