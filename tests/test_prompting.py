@@ -190,3 +190,15 @@ def test_sampled_logits_are_those_of_an_enlarged_map() -> None:
     torch.testing.assert_close(resize.sample(logits, rows, columns), whole)
     part = resize.sample(logits[2:7, 3:9], rows[14:28] - 2, columns[11:20] - 3)
     torch.testing.assert_close(part, whole[14:28, 11:20])
+
+
+def test_many_large_masks_are_held_as_rle(model: PocketModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = model.encode([Image(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))])[0]
+    prompts = [Prompt.point(9, 9), Prompt.box(3, 5, 30, 33), Prompt.box(10, 2, 12, 39)]
+    dense = prompting.predict(model, features, prompts, multimask_output=True)
+    monkeypatch.setattr(prompting, "DENSE_PIXELS", 1000)
+    packed = prompting.predict(model, features, prompts, multimask_output=True)
+    assert dense.dense is not None
+    assert packed.dense is None
+    assert packed.rles == dense.rles
+    np.testing.assert_array_equal(packed.scores, dense.scores)

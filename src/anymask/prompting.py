@@ -1,18 +1,19 @@
 """Points, boxes and masks to masks: the decoder's answers brought to the pixels of the original image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from anymask.models.protocol import CropBox, Decoded, Model
-from anymask.ops import resize
+from anymask.ops import resize, rle
 from anymask.types import Features, Frame, Image, Masks, Prompt, Size
 
 STABILITY_OFFSET = 1.0
+DENSE_PIXELS = 2**26  # of all masks together: more are held as RLE
 
 
 def predict(
@@ -129,18 +130,30 @@ def stability(logits: Float[Tensor, "n lh lw"], offset: float = STABILITY_OFFSET
 def _to_masks(frame: Frame, decoded: Decoded, labels: Sequence[str]) -> Masks:
     n, c = decoded.predicted_iou.shape
     logits = decoded.logits.flatten(0, 1).float()
+    columns = {
+        "scores": decoded.predicted_iou.flatten().float().numpy(),
+        "labels": tuple(label for label in labels for _ in range(c)),
+        "ids": np.repeat(np.arange(1, n + 1), c),
+        "stability": stability(logits).numpy(),
+        "logits": logits.numpy(),
+    }
+    if n * c * frame.size[0] * frame.size[1] > DENSE_PIXELS:
+        packed = [rle.encode_window(mask, x0, y0, frame.size) for mask, x0, y0 in _full_masks(frame, decoded, logits)]
+        return Masks.from_rles(packed, frame.size, **columns)
     dense = np.zeros((n * c, *frame.size), dtype=bool)
-    for row in range(n * c):  # one at a time: the float mask of full size is made once, not n times
+    for whole, (mask, x0, y0) in zip(dense, _full_masks(frame, decoded, logits), strict=True):
+        whole[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+    return Masks.from_dense(dense, **columns)
+
+
+def _full_masks(
+    frame: Frame, decoded: Decoded, logits: Float[Tensor, "r lh lw"]
+) -> Iterator[tuple[Bool[np.ndarray, "mh mw"], int, int]]:
+    """Each mask within its limit and where it begins, one at a time: one float mask of full size is there at once."""
+    c = decoded.predicted_iou.shape[1]
+    for row in range(len(logits)):
         x0, y0, x1, y1 = _whole_pixels(frame, decoded, row // c)
-        dense[row, y0:y1, x0:x1] = (place(logits[row : row + 1], frame)[0, y0:y1, x0:x1] > 0).numpy()
-    return Masks.from_dense(
-        dense,
-        scores=decoded.predicted_iou.flatten().float().numpy(),
-        labels=tuple(label for label in labels for _ in range(c)),
-        ids=np.repeat(np.arange(1, n + 1), c),
-        stability=stability(logits).numpy(),
-        logits=logits.numpy(),
-    )
+        yield (place(logits[row : row + 1], frame)[0, y0:y1, x0:x1] > 0).numpy(), x0, y0
 
 
 def _whole_pixels(frame: Frame, decoded: Decoded, row: int) -> CropBox:
