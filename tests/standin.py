@@ -51,13 +51,25 @@ class Standin(PromptableModel):
         self.embedded += len(pixels)
         return {"cells": self.network.encoder(pixels), "unused": pixels[:, :1, :1, :1]}
 
-    def respond(self, features, image_rows, prompts, multimask_output):
+    def answers(self, features, image_rows, prompts):
         if len(features["cells"]) > self.most_images:
             raise torch.OutOfMemoryError("a stand-in for a GPU")
         drawn = torch.stack([self._box(prompts), self._clicks(prompts), self._mask(prompts)], dim=1)
         out = self.network.decoder(features["cells"][image_rows] + self.network.prompt_encoder(drawn))
-        chosen = slice(1, 4) if multimask_output else slice(0, 1)
-        return out[:, :4][:, chosen], out[:, 4:].mean(dim=(2, 3)).sigmoid()[:, chosen]
+        return out[:, :4], out[:, 4:].mean(dim=(2, 3)).sigmoid()
+
+    decoder_features = ("cells",)
+    config = None
+
+    def answer_clicks(self, features, clicks):
+        raise NotImplementedError
+
+    def padding(self, points, boxed):
+        raise NotImplementedError
+
+    @classmethod
+    def without_weights(cls, config, name):
+        raise NotImplementedError
 
     def save(self, folder):
         folder.mkdir(parents=True, exist_ok=True)

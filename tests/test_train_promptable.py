@@ -73,7 +73,7 @@ def test_a_tiny_random_sam_learns_disks(disks, tmp_path, monkeypatch):
     config = SamConfig(
         vision_config={**vision, **sizes}, prompt_encoder_config={**prompts, **sizes}, mask_decoder_config=decoder
     )
-    monkeypatch.setattr(recipe, "load", lambda *_: Sam(SamModel(config)))
+    monkeypatch.setattr(recipe, "load", lambda *_, **__: Sam(SamModel(config)))
     wanted = {"learn": ("all",), "steps": 80, "learning_rate": 1e-2, "encoder_rate": 1.0, "average": 0.9}
     wanted |= {"decay_share": 0.75, "objects": 1, "views": 2, "val_share": 0.2, "validate_every": 80}
     *_, last = train_promptable(settings(disks, tmp_path, **wanted))
@@ -91,7 +91,7 @@ def test_a_tiny_random_sam_learns_disks(disks, tmp_path, monkeypatch):
 def test_every_family_is_trained_and_saved_so_that_load_reads_it(disks, tmp_path, monkeypatch, family, learn):
     model = getattr(tiny_families, f"tiny_{family}")()
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    monkeypatch.setattr(recipe, "load", lambda *_: model)
+    monkeypatch.setattr(recipe, "load", lambda *_, **__: model)
     small = {"learn": (learn,), "steps": 2, "warmup": 1, "batch": 2, "objects": 1, "val_share": 0}
     *_, last = train_promptable(settings(disks, tmp_path, **small, average=0.0))
     assert last.step == 2 and np.isfinite(last.metrics["loss"])
@@ -463,7 +463,7 @@ def test_a_model_that_cannot_be_trained_is_named(disks, tmp_path, monkeypatch):
             return {"encoder": None}
 
     for model, name in ((Oracle(name="oracle"), "oracle"), (Detector(), "standin")):
-        monkeypatch.setattr(recipe, "load", lambda *_, model=model: model)
+        monkeypatch.setattr(recipe, "load", lambda *_, model=model, **__: model)
         said = f"{name} cannot be trained by prompts: give a model of sam, mobile, sam2 or pocket"
         with pytest.raises(ValueError, match=said):
             Finetuning(settings(disks, tmp_path))
