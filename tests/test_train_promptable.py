@@ -40,7 +40,7 @@ def standin(monkeypatch):
     """Every model that is loaded is a new stand-in; the list of those that were."""
     loaded = []
 
-    def load_standin(model, device):
+    def load_standin(model, device, **__):
         loaded.append(Standin(seed=int(model)))
         return loaded[-1]
 
