@@ -201,11 +201,15 @@ def _openvino(path: Path, precision: str | None) -> Session:
 
 def _onnxruntime(path: Path) -> Session:
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile) as error:  # of no builtin kind
+        raise RuntimeError(str(error)) from error
     names = [one.name for one in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:

@@ -61,28 +61,27 @@ class WindowAttention(nn.Module):
 
     def _attend(self, qkv: Float[Tensor, "b h w c3"]) -> Float[Tensor, "b h w c"]:
         b, h, w, _ = qkv.shape
-        query, key, value = qkv.view(b, h, w, 3, self.num_attention_heads, -1).permute(3, 0, 4, 1, 2, 5).unbind(0)
-        keys, values = key.flatten(2, 3), value.flatten(2, 3)
-        down, across = self._biases(query) if self.use_rel_pos else (None, None)
-        rows = _rows_at_once(h, b * self.num_attention_heads * h * w * w)
-        parts = []
+        query, *rest = (part.unflatten(-1, (self.num_attention_heads, -1)) for part in qkv.chunk(3, dim=-1))
+        queries, keys, values = (x.flatten(1, 2).transpose(1, 2) for x in (query, *rest))  # b n k d
+        biases = self._biases(query) if self.use_rel_pos else None
+        rows, parts = _rows_at_once(h, b * self.num_attention_heads * h * w * w), []
         for start in range(0, h, rows):
-            some = slice(start, start + rows)
             bias = None
-            if down is not None and across is not None:
-                bias = (down[:, :, some, :, :, None] + across[:, :, some, :, None, :]).flatten(4).flatten(2, 3)
-            queries = query[:, :, some].flatten(2, 3)
-            parts.append(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias))
+            if biases is not None:
+                down, across = (one[:, :, start : start + rows] for one in biases)
+                bias = (down[..., None] + across[..., None, :]).flatten(4).flatten(2, 3)
+            some = queries[:, :, start * w : (start + rows) * w]
+            parts.append(functional.scaled_dot_product_attention(some, keys, values, attn_mask=bias))
         return torch.cat(parts, dim=2).transpose(1, 2).reshape(b, h, w, -1)
 
     def _biases(
-        self, query: Float[Tensor, "b n h w d"]
+        self, query: Float[Tensor, "b h w n d"]
     ) -> tuple[Float[Tensor, "b n h w h"], Float[Tensor, "b n h w w"]]:
         """Of each query to every row and to every column of keys: the bias of a key is the sum of its two."""
-        h, w = query.shape[2:4]
-        down = torch.einsum("bnhwd,hkd->bnhwk", query, _relative(self.rel_pos_h, h))
-        across = torch.einsum("bnhwd,wkd->bnhwk", query, _relative(self.rel_pos_w, w))
-        return down, across
+        h, w, n = query.shape[1:4]
+        down = (query.flatten(2, 3) @ _relative(self.rel_pos_h, h).transpose(1, 2)).unflatten(2, (w, n))
+        across = query @ _relative(self.rel_pos_w, w).transpose(1, 2)
+        return down.movedim(3, 1), across.movedim(3, 1)
 
 
 def with_lean_layers(encoder: Any) -> None:
