@@ -200,8 +200,13 @@ def memory_jobs(args: argparse.Namespace, contenders: Sequence[str], chosen: Map
 
 
 def encode_jobs() -> dict[str, Job]:
-    """Transformers' default, and ours as it comes and with int8."""
-    loading = {"transformers": {}, "anymask fp32": {}, "anymask int8": {"runtime": "openvino", "dtype": "int8"}}
+    """Transformers' default, and ours: PyTorch, OpenVINO (which auto takes for many photos), exported in int8."""
+    loading = {
+        "transformers": {},
+        "anymask eager": {"runtime": "eager"},
+        "anymask fp32": {"runtime": "openvino"},
+        "anymask int8": {"format": "openvino", "dtype": "int8"},
+    }
     job = {"kind": "encode", "side": PHOTO_SIDE, "repeats": 3}
     return {f"encode/{name}": {**job, "contender": name, "loading": given} for name, given in loading.items()}
 

@@ -119,9 +119,13 @@ def transformers_encoder(path: Path, pixels: np.ndarray) -> Callable[[], object]
 
 
 def anymask_encoder(path: Path, pixels: np.ndarray, loading: Mapping[str, Any]) -> Callable[[], object]:
-    """`loading` is `runtime` and `dtype`, such as openvino and int8."""
+    """`loading` is what `load` takes, or the `format` and `dtype` of an export to be made first."""
     from anymask import Image, load
+    from anymask.models.export import export
 
+    if "format" in loading:
+        folder = path.with_name("_".join(("sam_vit_b", *loading.values())))
+        path, loading = folder if folder.exists() else export(path, folder, **loading), {}
     model, images = load(path, device="cpu", **loading), [Image(pixels)]
     return lambda: model.encode(images)
 
