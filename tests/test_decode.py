@@ -1,9 +1,12 @@
 """The staged decoder: its scores and masks are those of the whole decoder, for every family and kind of prompt."""
 
+import numpy as np
 import pytest
 import torch
 
+from anymask.models import promptable
 from anymask.models.decode import PromptTensors, SharedStage, WholeStage
+from anymask.types import Prompt
 from originals import picture
 from tiny import tiny_model
 from tiny_families import tiny_edgetam, tiny_mobile, tiny_sam, tiny_sam2, tiny_sam_hq
@@ -92,3 +95,30 @@ def test_any_number_of_prompts_gives_each_what_it_gets_alone():
     torch.testing.assert_close(together.predicted_iou, torch.cat([one.predicted_iou for one in alone]))
     masks = torch.cat([one.logits(keep[:1]) for one in alone])
     torch.testing.assert_close(together.logits(keep), masks, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("multimask", [True, False, None])
+def test_many_prompts_get_what_each_gets_alone(make, multimask, monkeypatch):
+    model, images = make(), [picture((60, 97)), picture((80, 50), 1)]
+    features = model.encode(images)
+    rng = np.random.default_rng(0)
+    some = [
+        [Prompt.point(*rng.uniform(0, 50, 2)) for _ in range(9)] + [Prompt.box(1, 2, *rng.uniform(9, 50, 2))] * 7,
+        [Prompt.point(*rng.uniform(0, 50, 2)) for _ in range(2)] + [Prompt.point(9, 9) + Prompt.box(1, 2, 40, 44)] * 7,
+    ]
+    staged = model.decode(features, some, multimask)
+    monkeypatch.setattr(promptable, "MANY", 1000)
+    whole = model.decode(features, some, multimask)
+    for ours, theirs in zip(staged, whole, strict=True):
+        torch.testing.assert_close(ours.predicted_iou, theirs.predicted_iou, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.logits, theirs.logits, atol=5e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [tiny_sam, tiny_mobile, tiny_model])
+def test_many_clicks_on_one_image_share_it(make, monkeypatch):
+    model = make()
+    features = model.encode([picture((60, 97))])
+    clicks = [Prompt.point(5 * i, 30) for i in range(promptable.MANY)]
+    monkeypatch.setattr(model, "answers", lambda *_: pytest.fail("went the whole way"))
+    assert len(model.decode(features, [clicks])[0].logits) == promptable.MANY

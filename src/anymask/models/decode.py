@@ -18,6 +18,7 @@ from torch.nn import functional
 from anymask.models.shared_two_way import Cells, SharedTwoWay
 
 SCORED_AT_ONCE = 4  # prompts: each needs about 10 MB, and larger chunks leave the cache
+SINGLE, CANDIDATES = slice(0, 1), slice(1, None)  # of a decoder's mask tokens
 MASKS_AT_ONCE = 2  # prompts upscaled together: each needs 8 MB at full size, and larger chunks leave the cache
 
 
@@ -90,8 +91,9 @@ class WholeStage:
 class SharedStage:
     """Of transformers' SamMaskDecoder and Sam2MaskDecoder in float32; a mask prompt goes the `whole` way.
 
-    `tokens` are the decoder's own, of which the one at `iou_at` predicts the IoU and those after it make masks; `finer`
-    are SAM 2's features at strides 4 and 8; `embed` gives the sparse tokens of prompts, n t c.
+    `tokens` are the decoder's own, of which the one at `iou_at` predicts the IoU and those after it make masks; `chosen`
+    says which of these are candidates. `finer` are SAM 2's features at strides 4 and 8; `embed` gives the sparse tokens
+    of prompts, n t c.
     """
 
     chunk = SCORED_AT_ONCE
@@ -106,7 +108,9 @@ class SharedStage:
         embed: Callable[[PromptTensors], Tensor],
         whole: WholeStage,
         finer: Sequence[Tensor] = (),
+        chosen: slice = CANDIDATES,
     ) -> None:
+        self.chosen = chosen
         self.decoder, self.tokens, self.iou_at, self.embed, self.whole = decoder, tokens, iou_at, embed, whole
         self.transformer = SharedTwoWay(decoder.transformer, _cells(image), _cells(position))
         self.upscaling = _Upscaling(decoder, self.transformer.image, (image.shape[1], image.shape[2]), finer)
@@ -125,14 +129,15 @@ class _Shared:
 
     def __init__(self, stage: SharedStage, tokens: Float[Tensor, "n t c"], cells: Cells) -> None:
         self.stage, self.tokens, self.cells = stage, tokens, cells
-        self.predicted_iou: Tensor = stage.decoder.iou_prediction_head(tokens[:, stage.iou_at])[:, 1:]
+        self.predicted_iou: Tensor = stage.decoder.iou_prediction_head(tokens[:, stage.iou_at])[:, stage.chosen]
 
     def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """As `Scored.logits`."""
         rows = keep.any(1).nonzero()[:, 0]
-        networks = list(self.stage.decoder.output_hypernetworks_mlps)[1:]
-        first = self.stage.iou_at + 2
-        weights = torch.stack([mlp(self.tokens[rows, first + i]) for i, mlp in enumerate(networks)], dim=1)
+        networks = list(self.stage.decoder.output_hypernetworks_mlps)
+        first = self.stage.iou_at + 1
+        chosen = range(len(networks))[self.stage.chosen]
+        weights = torch.stack([networks[i](self.tokens[rows, first + i]) for i in chosen], dim=1)
         parts = [
             self.stage.upscaling(self.cells[some], weights[i : i + MASKS_AT_ONCE])[keep[some]]
             for i in range(0, len(rows), MASKS_AT_ONCE)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anymask.models.decode import PromptTensors, Stage
+from anymask.models.decode import CANDIDATES, PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
 from anymask.models.pocket_network import (
@@ -199,6 +199,14 @@ class PocketModel(PromptableModel):
     def _measure(self) -> None:
         h, w = self.input_size = self.network.config.input_size
         self.mask_size = (h // 4, w // 4)
+
+    def _stage_for(self, features: Features, sample: Prompt, multimask_output: bool | None) -> Stage | None:
+        """For lone clicks without a name, whose answers are the candidates, or the surest of all four masks."""
+        lone = is_lone_click(sample) and not _is_named(sample)
+        if not lone or multimask_output is False or not self._can_share:
+            return None
+        chosen, whole = CANDIDATES if multimask_output else slice(None), self._whole_stage(features, True)
+        return ClickStage(self.network, PocketFeatures(**features.tensors), self._whole, whole, chosen)
 
     def _check(self, prompts: Sequence[Prompt]) -> None:
         """A name may join points, boxes and masks."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from anymask.models.decode import PromptTensors, Scored, WholeStage
+from anymask.models.decode import CANDIDATES, PromptTensors, Scored, WholeStage
 from anymask.models.pocket_network import DRAWN_CHANNELS, PocketFeatures, PocketNetwork, PocketPrompts
 
 STRIDE = 16
@@ -33,8 +33,9 @@ class ClickStage:
         features: PocketFeatures,
         as_prompts: Callable[[PromptTensors], PocketPrompts],
         whole: WholeStage,
+        chosen: slice = CANDIDATES,
     ) -> None:
-        self.decoder, self.as_prompts, self.whole = network.decoder, as_prompts, whole
+        self.decoder, self.as_prompts, self.whole, self.chosen = network.decoder, as_prompts, whole, chosen
         self.radius = network.config.disk_radius
         drawing = self.decoder.drawing
         blank4, blank8, blank16 = drawing.spread(features.s4.new_zeros(1, DRAWN_CHANNELS, 4, 4))
@@ -96,12 +97,12 @@ class _Clicked:
     ) -> None:
         self.stage, self.tokens, self.image, self.cells = stage, tokens, image, cells
         self.drawn8, self.drawn4 = drawn8, drawn4
-        self.predicted_iou = stage.decoder.predicted_iou(tokens)[:, 1:]
+        self.predicted_iou = stage.decoder.predicted_iou(tokens)[:, stage.chosen]
 
     def logits(self, keep: Bool[Tensor, "n c"]) -> Float[Tensor, "k lh lw"]:
         """As `Scored.logits`."""
         rows = keep.any(1).nonzero()[:, 0]
-        parts = [self._masks(some)[:, 1:][keep[some]] for some in rows.split(MASKS_AT_ONCE)]
+        parts = [self._masks(some)[:, self.stage.chosen][keep[some]] for some in rows.split(MASKS_AT_ONCE)]
         return torch.cat(parts) if len(rows) else self.tokens.new_zeros(0, *self.stage.s4.shape[1:3])
 
     def _masks(self, rows: Int[Tensor, "k"]) -> Float[Tensor, "k m qh qw"]:

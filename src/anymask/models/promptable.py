@@ -8,6 +8,7 @@ same, with gradients. `answer_clicks` is `answers` in a form of which a graph ca
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from anymask.models.capabilities import knows_no_text
 from anymask.models.decode import PromptTensors, Stage, WholeStage
@@ -25,6 +27,7 @@ from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
 CANDIDATES = 3  # of an ambiguous prompt: whole, part, subpart
+MANY = 6  # prompts alike on one image from which on a stage of its own pays
 CHUNK = 16  # prompts decoded at once: stock decoders copy the image embedding for each, and larger chunks are slower
 CORNERS = (2, 3)  # labels of the corners of a box as clicks (sam2, `SAM2ImagePredictor._predict`)
 PADDING = -1  # label of an empty click
@@ -201,7 +204,20 @@ class PromptableModel(ABC):
             frames = [features[owners[i]].frame for i in rows]
             return _Answer(rows, *self._answer(stacked, image_rows, frames, [flat[i] for i in rows], multimask_output))
 
-        answers = [one for group in alike(flat) for one in in_chunks(run, group, self.chunk, self.device)]
+        def in_stages(stage: Stage, frame: Frame, rows: Sequence[int]) -> _Answer:
+            return _Answer(rows, *self._answer_staged(stage, frame, [flat[i] for i in rows], multimask_output))
+
+        answers = list[_Answer]()
+        for group in alike(flat):
+            few = list[int]()
+            for owner, rows in _by_owner(group, owners).items():
+                one = features[owner]
+                stage = self._stage_for(one, flat[rows[0]], multimask_output) if len(rows) >= MANY else None
+                if stage is None:
+                    few += rows
+                else:
+                    answers += in_chunks(partial(in_stages, stage, one.frame), rows, stage.chunk, self.device)
+            answers += in_chunks(run, few, self.chunk, self.device)
         none = _nothing(CANDIDATES if multimask_output else 1, self.mask_size)
         pairs = _in_order([none, *answers], [len(some) for some in prompts])
         limits = [self.limits(one.frame, some) for one, some in zip(features, prompts, strict=True)]
@@ -270,6 +286,26 @@ class PromptableModel(ABC):
         with memory_for(f"encode an image with {self.name}", self.device):
             return Features(self.name, frame, (self.runtime.embed or self.embed)(pixels))
 
+    def _stage_for(self, features: Features, sample: Prompt, multimask_output: bool | None) -> Stage | None:
+        """For many prompts alike `sample` on one image; None where it would save nothing."""
+        if sample.mask_input is not None:
+            return None
+        choose = multimask_output is None and is_lone_click(sample)
+        stage = self.stage(features, bool(multimask_output) or choose)
+        return None if isinstance(stage, WholeStage) else stage
+
+    def _answer_staged(
+        self, stage: Stage, frame: Frame, prompts: Sequence[Prompt], multimask_output: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `_answer`, on one image; of candidates to choose among only the surest is made."""
+        scored = stage.score(self.tensors([frame] * len(prompts), prompts))
+        iou = scored.predicted_iou
+        keep = torch.ones_like(iou, dtype=torch.bool)
+        if multimask_output is None and is_lone_click(prompts[0]):
+            keep = functional.one_hot(iou.argmax(dim=1), iou.shape[1]).bool()
+        logits = scored.logits(keep).unflatten(0, (len(prompts), -1))
+        return logits.float().cpu(), iou[keep].view(len(prompts), -1).float().cpu()
+
     def _answer(
         self,
         features: Mapping[str, Tensor],
@@ -294,6 +330,14 @@ def alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         given = (prompt.box_coords is None, prompt.mask_input is None)
         groups.setdefault((len(prompt.point_coords), *given, prompt.name, id(prompt.learned)), []).append(i)
     yield from groups.values()
+
+
+def _by_owner(rows: Sequence[int], owners: Sequence[int]) -> dict[int, list[int]]:
+    """The rows of each image."""
+    apart: dict[int, list[int]] = {}
+    for row in rows:
+        apart.setdefault(owners[row], []).append(row)
+    return apart
 
 
 def is_lone_click(prompt: Prompt) -> bool:

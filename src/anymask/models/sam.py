@@ -28,7 +28,7 @@ from anymask.models.checkpoints import (
     read_folder,
     write_folder,
 )
-from anymask.models.decode import PromptTensors, SharedStage, Stage
+from anymask.models.decode import CANDIDATES, SINGLE, PromptTensors, SharedStage, Stage
 from anymask.models.image_sizes import as_size, check_size
 from anymask.models.mask_tokens import answer_tokens, dense_prompts, masks_of, through_transformer
 from anymask.models.promptable import Clicks, PromptableModel, as_in_square
@@ -163,15 +163,16 @@ class Sam(PromptableModel):
         return logits.take_along_dim(order[..., None, None], 1) + high_quality, iou
 
     def stage(self, features: Features, multimask_output: bool = True) -> Stage:
-        """Candidates without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
+        """Without copies of the image in float32; HQ-SAM's token reads maps that whole masks alone have."""
         whole = self._whole_stage(features, multimask_output)
-        if self._is_hq or not multimask_output or not self._can_share:
+        if self._is_hq or not self._can_share:
             return whole
         decoder, encoder = self.network.mask_decoder, self.network.prompt_encoder
         image = features.tensors["image_embedding"][0] + encoder.no_mask_embed.weight[0][:, None, None]
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         position = image_position(self.network.shared_image_embedding, self._grid)[0]
-        return SharedStage(decoder, own, 0, image, position, self._sparse, whole)
+        chosen = CANDIDATES if multimask_output else SINGLE
+        return SharedStage(decoder, own, 0, image, position, self._sparse, whole, chosen=chosen)
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors."""
