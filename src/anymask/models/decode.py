@@ -91,9 +91,9 @@ class WholeStage:
 class SharedStage:
     """Of transformers' SamMaskDecoder and Sam2MaskDecoder in float32; a mask prompt goes the `whole` way.
 
-    `tokens` are the decoder's own, of which the one at `iou_at` predicts the IoU and those after it make masks; `chosen`
-    says which of these are candidates. `finer` are SAM 2's features at strides 4 and 8; `embed` gives the sparse tokens
-    of prompts, n t c.
+    `tokens` are the decoder's own: the one at `iou_at` predicts the IoU, those after it make masks, and `chosen` says
+    which of these are candidates. `finer` are SAM 2's features at strides 4 and 8; `embed` gives the sparse tokens of
+    prompts, n t c.
     """
 
     chunk = SCORED_AT_ONCE
