@@ -25,7 +25,7 @@ from anymask.models.promptable import PromptableModel, Runtime
 
 RUNTIMES = ("auto", "eager", "compile", "openvino", "onnxruntime")
 ON_THE_CPU = ("openvino", "onnxruntime")
-FASTER_IN_OPENVINO = ("sam",)  # families whose encoder auto gives to it (docs/runtimes.md has the measurements)
+FASTER_IN_OPENVINO = ("sam", "mobile")  # families whose encoder auto gives to it: docs/runtimes.md
 PAYS_AFTER = 6  # images: then making the graph has cost less than it saves
 COMPILERS = ("c++", "g++", "clang++", "cl")
 GRAPHS = 1  # raised where the same weights give another graph than before
