@@ -59,12 +59,12 @@ class Sieve(ABC):
 
     def add(self, points: Float[np.ndarray, "n 2"], scored: Scored) -> None:
         """Clicks in pixels of the image, and what the decoder answers."""
+        if not torch.isfinite(scored.predicted_iou).all():
+            raise ValueError("the model answers with NaN: its weights are broken, or its dtype too narrow (float32)")
         keep = scored.predicted_iou > self.limits.predicted_iou
         if self.limits.predicted_iou <= 0:
             keep = torch.ones_like(keep)
         logits, iou = scored.logits(keep).float(), scored.predicted_iou[keep].float().cpu().numpy()
-        if not np.isfinite(iou).all():
-            raise ValueError("the model answers with NaN: its weights are broken, or its dtype too narrow (float32)")
         self.kept += self._sifted(points[keep.nonzero()[:, 0].cpu().numpy()], iou, logits)
 
     def masks(self) -> Masks:
