@@ -131,7 +131,7 @@ def everything(
     output_mode: str | None = None,
     **settings: Unpack[Names],
 ) -> Masks | list[dict[str, Any]]:
-    """All masks that a grid of clicks finds in an image, surest first; ids count from 1.
+    """All masks that a grid of clicks finds in an image, the surest of a crop first; ids count from 1.
 
     `settings` are those of `AutomaticSettings`, by the names of SamAutomaticMaskGenerator; transformers' names
     `points_per_crop`, `crops_n_layers` and `crops_nms_thresh` mean `points_per_side`, `crop_n_layers` and
@@ -220,7 +220,8 @@ class _Run:
         found = list[tuple[CropBox, Masks]]()
         for part in parts:
             stage, sieve = self._begun(part.crop_box)
-            for some in np.array_split(part.points, range(CHUNK, len(part.points), CHUNK)):
+            chunk = max(CHUNK, self.settings.points_per_batch or 0)
+            for some in np.array_split(part.points, range(chunk, len(part.points), chunk)):
                 if done:
                     yield Step(done, total)
                 self._answer(stage, sieve, some)

@@ -23,8 +23,8 @@ def layer_grids(side: int, layers: int, downscale: int) -> list[Float[np.ndarray
 def crop_boxes(size: tuple[int, int], layers: int, overlap_ratio: float) -> list[tuple[int, CropBox]]:
     """The whole image (layer 0), then for layer i the 4^i crops of it that overlap; each with its layer.
 
-    `overlap_ratio` is a share of the shorter side in the first layer, half as much in each further one. A thin image has
-    fewer: none is empty.
+    `overlap_ratio` is a share of the shorter side in the first layer, half as much in each further one. A thin image
+    has fewer: none is empty.
     """
     h, w = size
     boxes = [(0, (0, 0, w, h))]
