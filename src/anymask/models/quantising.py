@@ -1,9 +1,9 @@
 """int8 for weights and activations of an encoder, calibrated on pictures, through NNCF.
 
 The decoder is left in float: it is small, and what a click says is a matter of fractions of a pixel. Of networks with
-depthwise convolutions these and the first layers are, which gain little and lose most, and their float is float32: with
-all in int8 and bfloat16 pocket's masks agreed to 0.95 with those in float32, so to 0.98. Ranges are those of the extremes
-seen: to cut them cost 0.06.
+depthwise convolutions these and the first layers are, which gain little and lose most, and all float there is float32:
+with everything in int8 or bfloat16 pocket's masks agreed to 0.95 with those in float32, so to 0.98. Ranges are those of
+the extremes seen: to cut them cost 0.06.
 """
 
 import contextlib
