@@ -95,9 +95,12 @@ def _ways(
     if "openvino" in graphs:
         yield Row(name, "openvino", "bfloat16", making_seconds=making), _by(open_session(whole, "openvino", "bf16"))
         quantising, eight = time.perf_counter(), folder / "int8.xml"
-        quantise(whole, eight, model, calibration_images()[:PICTURES])
+        wants_float32 = quantise(whole, eight, model, calibration_images()[:PICTURES])
         making += time.perf_counter() - quantising
-        yield Row(name, "openvino", "int8", making_seconds=making), _by(open_session(eight, "openvino", None))
+        yield (
+            Row(name, "openvino", "int8", making_seconds=making),
+            _by(open_session(eight, "openvino", "f32" if wants_float32 else None)),
+        )
 
 
 def _by(session: Session) -> Callable[[torch.Tensor], object]:

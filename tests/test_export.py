@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from skimage import data
+from sklearn.datasets import load_sample_images
 
 import anymask
 from anymask.cli.main import main
@@ -17,6 +19,7 @@ from anymask.models.load import load
 from anymask.models.promptable import PromptTensors
 from anymask.models.protocol import CheckpointError
 from anymask.models.quantising import calibration_images, drawn
+from anymask.models.runtimes import runtime_for
 from anymask.types import Image, Prompt
 from tiny import tiny_model
 from tiny_families import tiny_edgetam, tiny_mobile, tiny_sam, tiny_sam2, tiny_sam_hq
@@ -36,6 +39,11 @@ FAMILIES = {
 }
 SIZE = (90, 120)
 FLOAT, INT8 = 0.995, 0.97  # IoU with the eager model
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def picture() -> Image:
@@ -164,6 +172,7 @@ def test_what_an_export_says_of_itself(written):
         "model": "tiny-sam",
         "format": "onnx",
         "dtype": "float32",
+        "computed_in": "float32",
         "features": ["image_embedding"],
         "input_size": [128, 128],
         "mask_size": [32, 32],
@@ -215,7 +224,7 @@ def test_a_graph_that_was_cut_off_is_named(written, tmp_path):
     [
         ({"version": 2}, "must be of version 1, got 2: use the anymask that wrote it, or export again"),
         ({"family": "sam9"}, "names the unknown family sam9: export the model again"),
-        ({"format": "tflite"}, "names format tflite and dtype float32, which are not known: export it again"),
+        ({"format": "tflite"}, "names format tflite, computed in float32, which are not known: export it again"),
         ({"features": None}, "does not describe an exported model (Exported.__init__() missing 1 required"),
         ({"version": None}, "does not describe an exported model: export it again"),
     ],
@@ -333,3 +342,27 @@ def test_half_size_and_bfloat16(tmp_path):
         assert read_about(folder).dtype == dtype
         compare(tiny_sam(), load(folder), least)
     assert sizes["float16"] < 0.6 * sizes["float32"] == 0.6 * sizes["bfloat16"]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("onnx", "float32"), ("openvino", "int8"), ("onnx", "int8")])
+def test_the_shipped_pocket_on_photos(tmp_path, kind, dtype):
+    eager = load("pocket", "cpu", runtime="eager")
+    exported = load(export(eager, tmp_path / "pocket", kind, dtype))
+    shares, rng = [], np.random.default_rng(1)
+    for pixels in (data.stereo_motorcycle()[0], *load_sample_images().images):  # none that int8 is calibrated on
+        image = anymask.read_image(pixels)
+        (h, w), corners, sides = image.size, rng.uniform(0, 0.5, (10, 2)), rng.uniform(0.3, 0.5, (10, 2))
+        boxes = np.concatenate([corners, corners + sides], axis=1) * [w, h, w, h]
+        some = [Prompt.box(*box) for box in boxes] + [Prompt.points(box.reshape(2, 2), [1, 0]) for box in boxes[:3]]
+        both = (anymask.segment(image, some, model=model).masks for model in (eager, exported))
+        shares += [(one & other).sum() / max(1, (one | other).sum()) for one, other in zip(*both, strict=True)]
+    assert np.mean(shares) >= INT8 if dtype == "int8" else min(shares) >= FLOAT
+
+
+def test_everything_in_an_exported_model(tmp_path):
+    eager, other = tiny_sam2(), tiny_sam2()  # its predicted IoU is from 0 to 1 for random weights too
+    other.runtime = runtime_for(other, "openvino")
+    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    ours, theirs = (anymask.everything(picture(), model=model, **settings) for model in (other, eager))
+    assert len(ours) == len(theirs) > 0
+    np.testing.assert_array_equal(ours.masks, theirs.masks)

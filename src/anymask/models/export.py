@@ -79,13 +79,15 @@ def _write(model: PromptableModel, folder: Path, format: str, dtype: str, images
     suffix = FORMATS[format][1]
     encoder = encoder_of(model, model.decoder_features)
     one = dict(zip(encoder.outputs, encoder.module(*encoder.inputs.values()), strict=True))
+    computed_in = "bfloat16" if dtype == "bfloat16" else "float32"
     graphs = {"encoder": encoder, "decoder": decoder_of(model, one)}
     for part, half in graphs.items():
         graph, in_int8 = folder / f"{part}.onnx", dtype == "int8" and part == "encoder"
         write_onnx(half, graph, optimised=in_int8)
         if in_int8:
             whole = graph.rename(folder / "float.onnx")
-            quantise(whole, folder / f"{part}.{suffix}", model, images)
+            wants_float32 = quantise(whole, folder / f"{part}.{suffix}", model, images)
+            computed_in = "float32" if wants_float32 else "fastest"
             _remove_graph(whole)
         elif format == "openvino":
             _as_openvino(graph, folder / f"{part}.{suffix}", dtype == "float16")
@@ -96,6 +98,7 @@ def _write(model: PromptableModel, folder: Path, format: str, dtype: str, images
         model=model.name,
         format=format,
         dtype=dtype,
+        computed_in=computed_in,
         features=encoder.outputs,
         input_size=model.input_size,
         mask_size=model.mask_size,

@@ -19,20 +19,23 @@ from anymask.models.runtimes import Session, graph_runtime, open_session
 ABOUT = "anymask.json"
 VERSION = 1  # of the layout of such a folder
 RUNTIME_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
-# What OpenVINO computes in; what int8 leaves in float goes in what suits the CPU.
-PRECISIONS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": None}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "fastest": None}  # of OpenVINO; fastest is what suits the CPU
 NOT_EXPORTED = "not understood: an exported model answers points, boxes and masks"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """`anymask.json`; sizes are (h, w) of the input and of masks, file names are relative to the folder."""
+    """`anymask.json`; sizes are (h, w) of the input and of masks, file names are relative to the folder.
+
+    `computed_in` is float32, bfloat16 or fastest: of int8 it is what the rest is in.
+    """
 
     version: int
     family: str
     model: str
     format: str
     dtype: str
+    computed_in: str
     features: tuple[str, ...]
     input_size: tuple[int, int]
     mask_size: tuple[int, int]
@@ -86,12 +89,12 @@ def read_about(folder: Path) -> Exported:
     try:
         lists: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         about = Exported(**lists)
-        known = about.format in RUNTIME_OF and about.dtype in PRECISIONS
+        known = about.format in RUNTIME_OF and about.computed_in in PRECISIONS
     except TypeError as error:
         raise CheckpointError(f"{path} does not describe an exported model ({error}): export it again") from error
     if not known:
         raise CheckpointError(
-            f"{path} names format {about.format} and dtype {about.dtype}, which are not known: export it again"
+            f"{path} names format {about.format}, computed in {about.computed_in}, which are not known: export it again"
         )
     for file in ("config.json", about.encoder, about.decoder):
         if not (folder / file).is_file():
@@ -112,7 +115,7 @@ def _runtime(asked: str, about: Exported, folder: Path) -> str:
 
 def _opened(path: Path, runtime: str, about: Exported) -> Session:
     try:
-        return open_session(path, runtime, PRECISIONS[about.dtype])
+        return open_session(path, runtime, PRECISIONS[about.computed_in])
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is no whole graph ({reason}): export the model again") from error
