@@ -290,7 +290,8 @@ def test_many_prompts_hold_one_copy_of_the_fine_features(monkeypatch):
 
     monkeypatch.setattr("anymask.models.sam2.answer_tokens", answer_tokens)
     features = model.encode([picture(SIZES[0]), picture(SIZES[1])])
-    model.decode(features[:1], [[Prompt.point(5 + i, 9) for i in range(64)]], True)
+    mask = np.zeros(SIZES[0], bool)  # a mask prompt is what the staged decoder leaves to the stock one
+    model.decode(features[:1], [[Prompt.point(5 + i, 9) + Prompt.mask(mask) for i in range(64)]], True)
     assert seen == [(CHUNK, 1)] * (64 // CHUNK)
     seen.clear()
     model.decode(features, [[Prompt.point(5, 9)], [Prompt.point(5, 9), Prompt.point(7, 9)]], True)
