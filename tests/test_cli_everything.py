@@ -250,10 +250,10 @@ def test_one_bad_file_does_not_stop_the_others(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--points-per-side", "0"], "points_per_side must be 1 or more, got 0"),
-        (["--pred-iou-thresh", "2"], "pred_iou_thresh must be from 0 to 1, got 2"),
-        (["--crop-n-layers", "-1"], "crop_n_layers must be from 0 to "),
-        (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be from 0 to less than 1, got 1"),
+        (["--points-per-side", "0"], "points_per_side must be a whole number from 1 to 1024, got 0"),
+        (["--pred-iou-thresh", "2"], "pred_iou_thresh must be a number from 0 to 1, got 2"),
+        (["--crop-n-layers", "-1"], "crop_n_layers must be a whole number from 0 to "),
+        (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be a number from 0 to less than 1, got 1"),
         (["--format", "gif", "-o", "out"], "a format must be one of coco, overlay, sheet, labelmap, png, yolo, "),
         (["--format", "coco"], "--format needs -o: a folder to save results in"),
         (["--prefix", "a/b", "-o", "out"], "--prefix must be a part of a file name, got 'a/b'"),

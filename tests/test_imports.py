@@ -16,6 +16,7 @@ ROWS = (
     ("data",),
     ("models",),
     ("prompting", "tiling"),
+    ("automatic_settings",),
     ("sieve",),
     ("automatic",),
     ("grounding",),

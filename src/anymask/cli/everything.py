@@ -14,7 +14,8 @@ from anymask.cli.commands import Command
 from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 
 if TYPE_CHECKING:
-    from anymask.automatic import AutomaticSettings, Step
+    from anymask.automatic import Step
+    from anymask.automatic_settings import AutomaticSettings
     from anymask.types import Image, Masks
 
 DEFAULT_FORMATS = ("coco", "labelmap", "overlay", "sheet")
@@ -30,7 +31,7 @@ results:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Inputs, model, the settings of everything mode, and where results go."""
-    from anymask.automatic import AutomaticSettings
+    from anymask.automatic_settings import AutomaticSettings
     from anymask.cli.flags import add_settings
 
     add_photo_flags(parser)
@@ -41,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finds everything in every input; the code says whether all, some or none could be done."""
-    from anymask.automatic import AutomaticSettings
+    from anymask.automatic_settings import AutomaticSettings
     from anymask.cli.flags import read_settings
 
     settings = read_settings(args, AutomaticSettings)
