@@ -100,13 +100,31 @@ def everything_steps(
     Tiles give all masks in the last step, put together; so does `exact` with `min_mask_region_area`, for the reference
     cleans masks at the end.
     """
+    clicked = clickable(model)
+    own = clicked.capabilities.thresholds
+    parts = _parts(image.size, settings, _first(settings.points_per_side, own.points_per_side), point_grids)
+    return _Run(image, clicked, settings, _limits(settings, own)).steps(parts)
+
+
+def clickable(model: Model) -> PromptableModel:
+    """The model, as one that takes points. Raises ValueError for another."""
     if not isinstance(model, PromptableModel) or not model.capabilities.points:
         raise ValueError(
             f"everything mode needs a model that takes points: {model.name} knows names and exemplars alone"
         )
-    own = model.capabilities.thresholds
-    parts = _parts(image.size, settings, _first(settings.points_per_side, own.points_per_side), point_grids)
-    return _Run(image, model, settings, _limits(settings, own)).steps(parts)
+    return model
+
+
+def settled(settings: AutomaticSettings, own: Thresholds) -> AutomaticSettings:
+    """With the values of the model's family for what is not given: what a run really does."""
+    limits = _limits(settings, own)
+    return replace(
+        settings,
+        points_per_side=_first(settings.points_per_side, own.points_per_side),
+        pred_iou_thresh=limits.predicted_iou,
+        stability_score_thresh=limits.stability,
+        overlap=None if settings.tile is None else settled_overlap(settings.tile, settings.overlap),
+    )
 
 
 def collect(steps: Iterator[Step], size: Size) -> Masks:

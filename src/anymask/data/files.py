@@ -4,6 +4,7 @@ A result appears under its name in one step (`os.replace`), so that a reader, an
 half a file.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -54,6 +55,12 @@ def write_whole_folder(target: Path) -> Iterator[Path]:
         raise _named(error, target) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], value: object, indent: int | None = None) -> None:

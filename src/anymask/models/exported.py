@@ -69,7 +69,8 @@ def read_exported(folder: Path, runtime: str, name: str, family: Callable[[str],
     can = dict.fromkeys(("text", "negative text", "exemplars"), NOT_EXPORTED)
     notes = {**model.capabilities.notes, **can}
     model.capabilities = replace(model.capabilities, text=False, exemplars=False, concepts=False, notes=notes)
-    encoder, decoder = (_opened(folder / file, chosen, about) for file in (about.encoder, about.decoder))
+    model.graphs = (folder / about.encoder, folder / about.decoder)
+    encoder, decoder = (_opened(path, chosen, about) for path in model.graphs)
     model.runtime = graph_runtime(model, chosen, encoder, decoder, about.features)
     return model
 

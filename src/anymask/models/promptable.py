@@ -62,6 +62,7 @@ class PromptableModel(ABC):
     mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
     input_size: Size = (1024, 1024)
     runtime: Runtime = Runtime()
+    graphs: tuple[Path, ...] = ()  # of an exported model: the files that hold what its network does not
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
