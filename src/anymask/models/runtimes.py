@@ -1,7 +1,8 @@
 """What computes a model: PyTorch as it is (eager) or compiled, OpenVINO, or ONNX Runtime (docs/runtimes.md).
 
-A runtime takes the place of a family's `embed` and `answers`; frames, prompts and the choice among masks stay. OpenVINO
-and ONNX Runtime compute graphs on the CPU (`graphs.py`), which are made when they are first needed and kept.
+A runtime takes the place of a family's `embed` and `answers`; frames, prompts and the choice among masks stay, as do
+the stages of a model with weights (`decode.py`) for many prompts. OpenVINO and ONNX Runtime compute graphs on the CPU
+(`graphs.py`), which are made when they are first needed and kept.
 """
 
 import hashlib
