@@ -37,20 +37,23 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def write_whole_folder(target: Path) -> Iterator[Path]:
+def write_whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error.
 
-    Where `target` is there already, its files take the place of those in it.
+    Where `target` is there already, its files take the place of those in it, or with `replace` the folder that of all.
     """
-    temporary = target.with_name(f".{uuid.uuid4().hex}")
+    temporary, before = (target.with_name(f".{uuid.uuid4().hex}") for _ in range(2))
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if target.is_dir():
+        if target.is_dir() and not replace:
             for file in temporary.iterdir():
                 os.replace(file, target / file.name)
-        else:
-            os.replace(temporary, target)
+            return
+        if target.is_dir():
+            os.replace(target, before)
+        os.replace(temporary, target)
+        shutil.rmtree(before, ignore_errors=True)  # only now that the new is in its place
     except OSError as error:
         raise _named(error, target) from error
     finally:

@@ -259,8 +259,9 @@ class PromptableModel(ABC):
 
     @property
     def _can_share(self) -> bool:
-        """Whether the decoder's own modules may be run in stages."""
-        return self.runtime.answers is None and self.dtype == torch.float32
+        """Whether the decoder's own modules may be run in stages, whatever the runtime: an exported model has none."""
+        weights = next(self.network.parameters())
+        return weights.dtype == torch.float32 and not weights.is_meta
 
     def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
 
