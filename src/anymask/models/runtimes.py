@@ -22,6 +22,7 @@ from torch import Tensor
 
 from anymask.data.files import write_whole_folder
 from anymask.models.decode import PromptTensors
+from anymask.models.digests import digest_of_weights
 from anymask.models.graphs import Half, decoder_of, encoder_of, require, write_onnx
 from anymask.models.promptable import PromptableModel, Runtime
 from anymask.models.protocol import CheckpointError
@@ -163,11 +164,8 @@ class _Auto:
 
 def graph_path(model: PromptableModel, part: str) -> Path:
     """Where the graph of these very weights is kept, or would be."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps([model.config, GRAPHS, torch.__version__], sort_keys=True, default=str).encode())
-    for name, tensor in model.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    known_by = [model.config, GRAPHS, torch.__version__, digest_of_weights(model.network)]
+    digest = hashlib.sha256(json.dumps(known_by, sort_keys=True, default=str).encode())
     return cache_folder() / "graphs" / digest.hexdigest()[:32] / f"{part}.onnx"
 
 
