@@ -20,9 +20,10 @@ from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
-from anymask.models.protocol import CropBox, Model, Thresholds
+from anymask.models.protocol import Model, Thresholds
 from anymask.ops import boxes as box_ops
 from anymask.ops import cleaning, grids, rle
+from anymask.ops.boxes import CropBox
 from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
 from anymask.tiling import join, settled_overlap, tiles
 from anymask.types import Image, Masks, Size

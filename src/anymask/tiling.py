@@ -27,8 +27,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from anymask.models.protocol import CropBox
 from anymask.ops import rle
+from anymask.ops.boxes import CropBox
 from anymask.ops.rle import Rle
 from anymask.types import Box, Masks, Size
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-CropBox = tuple[int, int, int, int]
+from anymask.ops.boxes import CropBox
 
 
 def point_grid(side: int) -> Float[np.ndarray, "n 2"]:
