@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 
 from anymask.data.images import read_image
+from anymask.joining import join
 from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
 from anymask.models.load import load
@@ -25,7 +26,7 @@ from anymask.ops import boxes as box_ops
 from anymask.ops import cleaning, grids, rle
 from anymask.ops.boxes import CropBox
 from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
-from anymask.tiling import join, settled_overlap, tiles
+from anymask.tiling import settled_overlap, tiles
 from anymask.types import Image, Masks, Size
 
 T = TypeVar("T")
