@@ -27,11 +27,12 @@ AGREES_COARSELY = 0.5  # IoU of an object of the tiles and a view of the whole i
 COVERED = 0.8  # share of a cut mask that a whole one covers to make it useless
 
 
-def join(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks:
+def join(parts: Sequence[tuple[CropBox, Masks]], size: Size, *, drop_cut: bool = False) -> Masks:
     """The masks of all tiles, in pixels of the whole image of `size`, as masks of the whole; ids from 1.
 
     A part whose crop is the whole image is the coarse view. Only masks of one label are joined. A mask put together has
-    the best score of its parts and all else from the surest of them.
+    the best score of its parts and all else from the surest of them. With `drop_cut` none stays cut: what no tile sees
+    whole, nor several together, nor the coarse view, is left out.
     """
     held = [(crop, masks) for crop, masks in parts if len(masks)]
     if not held:
@@ -43,7 +44,8 @@ def join(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks:
     groups = groups_of([view for view in views if view.crop != whole], size)
     crops = [crop for crop, _ in parts if crop != whole]
     known = [group for group in groups if group.is_whole or not any(group.is_inside(crop) for crop in crops)]
-    found = sorted(_settled(known, coarse, size), key=lambda one: min(view.row for view in one.seen))
+    found = [one for one in _settled(known, coarse, size) if not (drop_cut and one.found is _Found.CUT)]
+    found.sort(key=lambda one: min(view.row for view in one.seen))
     surest = [max(one.views, key=lambda view: view.score).row for one in found]
     return replace(
         rows[surest],

@@ -4,7 +4,8 @@ A mask that ends at an inner border of its tile is cut, and one that does not is
 is compared with what another says in the part that both see, because there they must agree:
 
 - a whole mask and a cut one that agree are one object, and so are whole masks, which saw it twice;
-- cut masks that agree are one object, over as many tiles as it takes.
+- cut masks that agree are one object, over as many tiles as it takes. They stay cut where one ends at its tile's border
+  and the others do not have most of that end, too: their union would end straight there.
 
 Nothing is put together because it is near or touches, and never two masks that one tile holds apart while they touch.
 Everything is done on RLEs; dense pixels are made of a few windows in the overlap of two tiles.
@@ -114,7 +115,25 @@ def groups_of(views: Sequence[View], size: Size) -> list[Group]:
             first.loose |= second.loose
             group_of |= {view.row: first for view in second.views}
         first.loose -= {(one.row, side) for one, other in ((a, b), (b, a)) for side in _beyond(one.crop, other.crop)}
-    return list({id(group): group for group in group_of.values()}.values())
+    groups = list({id(group): group for group in group_of.values()}.values())
+    for group in groups:
+        group.loose |= {
+            (view.row, side)
+            for view in group.views
+            for side in range(4)
+            if view.cut[side] and not _goes_on(view, side, group.views)
+        }
+    return groups
+
+
+def _goes_on(view: View, side: int, views: Sequence[View]) -> bool:
+    """Whether those of the views that see beyond this side of the view's tile have most of its last pixels there."""
+    (x0, y0, x1, y1), border = view.box, view.crop[side]
+    at = border if side < 2 else border - 1
+    last = (x0, at, x1, at + 1) if side % 2 else (at, y0, at + 1, y1)
+    here = rle.decode_part(view.mask, last)
+    there = [rle.decode_part(other.mask, last) for other in views if side in _beyond(view.crop, other.crop)]
+    return bool(2 * (here & np.any(there, axis=0)).sum() >= here.sum())
 
 
 def _cut(box: Sequence[int], crop: CropBox, size: Size) -> tuple[bool, ...]:
