@@ -145,6 +145,27 @@ def test_a_cut_mask_that_another_tile_knows_better_is_dropped_and_else_kept():
     assert_exactly(join(parts, SIZE), [unknown])
 
 
+def test_without_cut_masks_what_is_whole_joined_or_coarse_is_left():
+    whole, over, large, cut = (
+        rectangle(20, 10, 50, 30), rectangle(30, 40, 290, 60), rectangle(5, 70, 325, 130), rectangle(20, 150, 130, 190)
+    )  # fmt: skip
+    parts = [(crop, seen([over], crop)) for crop in (MIDDLE, RIGHT)]
+    parts += [(WHOLE, seen([large], WHOLE)), (LEFT, seen([whole, over, large, cut], LEFT))]
+    assert_exactly(join(parts, SIZE), [whole, over, large, cut])
+    assert_exactly(join(parts, SIZE, drop_cut=True), [whole, over, large])
+    assert len(join([(LEFT, seen([cut], LEFT))], SIZE, drop_cut=True)) == 0
+
+
+def test_a_union_that_ends_straight_at_a_seam_is_cut():
+    """Two masks agree in the strip that both tiles see, but at the border of one the other has ended."""
+    left, middle = rectangle(20, 20, 130, 180), rectangle(100, 20, 120, 180)
+    parts = [(LEFT, seen([left], LEFT)), (MIDDLE, seen([middle], MIDDLE))]
+    assert len(join(parts, SIZE, drop_cut=True)) == 0
+    most = middle | rectangle(120, 20, 131, 120)  # goes on where most of the other ends
+    parts[1] = (MIDDLE, seen([most], MIDDLE))
+    assert_exactly(join(parts, SIZE, drop_cut=True), [left | most])
+
+
 def test_labels_are_never_joined_across_names():
     mask = rectangle(20, 80, 310, 120)
     names = {LEFT: "cat", MIDDLE: "dog", RIGHT: "cat"}
