@@ -93,18 +93,18 @@ def _ways(
     for kind in graphs:
         yield Row(name, kind, "float32", making_seconds=making), _by(open_session(whole, kind))
     if "openvino" in graphs:
-        yield Row(name, "openvino", "bfloat16", making_seconds=making), _by(open_session(whole, "openvino", "bf16"))
+        yield Row(name, "openvino", "bfloat16", making_seconds=making), _by(open_session(whole, "openvino", "bfloat16"))
         quantising, eight = time.perf_counter(), folder / "int8.xml"
-        wants_float32 = quantise(whole, eight, model, calibration_images()[:PICTURES])
+        computed_in = quantise(whole, eight, model, calibration_images()[:PICTURES])
         making += time.perf_counter() - quantising
         yield (
             Row(name, "openvino", "int8", making_seconds=making),
-            _by(open_session(eight, "openvino", "f32" if wants_float32 else None)),
+            _by(open_session(eight, "openvino", computed_in)),
         )
 
 
 def _by(session: Session) -> Callable[[torch.Tensor], object]:
-    return lambda pixels: session(pixels.numpy())
+    return lambda pixels: session.run(pixels.numpy())
 
 
 def _timed(run: Callable[[], object]) -> tuple[float, float]:

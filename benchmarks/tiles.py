@@ -25,7 +25,7 @@ from anymask.automatic import everything
 from anymask.data.coco import CocoImage, CocoSet, read_coco
 from anymask.models.protocol import Model
 from anymask.ops import rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.ops.rle import Rle
 from anymask.segmentation import segment
 from anymask.tiling import settled_overlap, tiles

@@ -9,7 +9,8 @@ from pathlib import Path
 from skimage import data
 
 import anymask
-from anymask.automatic import AutomaticSettings, collect, everything_steps, to_records
+from anymask.automatic import collect, everything_steps, to_records
+from anymask.automatic_settings import AutomaticSettings
 
 
 def main(folder: Path) -> None:

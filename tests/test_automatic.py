@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import anymask
-from anymask import automatic, prompting
-from anymask.automatic import AutomaticSettings, collect, everything, everything_steps, to_records
+from anymask import automatic, automatic_settings, prompting
+from anymask.automatic import collect, everything, everything_steps, to_records
+from anymask.automatic_settings import AutomaticSettings
 from anymask.ops import boxes, rle
 from anymask.types import Image, Masks
 from disks import disk_sam
@@ -179,12 +180,31 @@ def test_own_grids_take_the_place_of_points_per_side(model):
         everything(IMAGE, model=model, point_grids=[grid], crop_n_layers=1)
 
 
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ([], "point_grids must be one for the image and one for each of 0 layers, got 0"),
+        ([np.full((4, 2), 0.5)] * 4, "point_grids must be one for the image and one for each of 0 layers, got 4"),
+        ([np.full((1, 4, 2), 0.5)], r"a grid of points must be \(n, 2\), x y of one point or more, got \(1, 4, 2\)"),
+        ([np.zeros((0, 2))], r"a grid of points must be \(n, 2\), x y of one point or more, got \(0, 2\)"),
+        ([np.asarray([[50, 80]])], "points of a grid must be shares of its crop's width and height, from 0 to 1"),
+        ([np.asarray([[0.5, np.nan]])], "points of a grid must be shares of its crop's width and height, from 0 to 1"),
+    ],
+)
+def test_grids_that_are_none_are_refused(model, grids, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        everything(IMAGE, model=model, point_grids=grids)
+
+
 def test_names_of_transformers_are_aliases(model):
     ours = everything(IMAGE, model=model, **SURE, crop_n_layers=1, crop_nms_thresh=0.6)
     sure = {name: value for name, value in SURE.items() if name != "points_per_side"}
     theirs = everything(IMAGE, model=model, **sure, points_per_crop=6, crops_n_layers=1, crops_nms_thresh=0.6)
     assert ours.rles == theirs.rles
-    assert set(automatic.Names.__annotations__) == {*AutomaticSettings.__dataclass_fields__, *automatic.ALIASES}
+    assert set(automatic_settings.Names.__annotations__) == {
+        *AutomaticSettings.__dataclass_fields__,
+        *automatic_settings.ALIASES,
+    }
     with pytest.raises(TypeError, match="unexpected keyword argument 'points'"):
         everything(IMAGE, model=model, points=6)
     with pytest.raises(TypeError, match="points_per_side and points_per_crop are one setting: give one of them"):
@@ -226,24 +246,34 @@ def test_nothing_found_is_an_empty_result(model):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("points_per_side", 0, "points_per_side must be 1 or more, got 0"),
-        ("points_per_batch", -1, "points_per_batch must be 1 or more, got -1"),
-        ("crop_n_points_downscale_factor", 0, "crop_n_points_downscale_factor must be 1 or more, got 0"),
-        ("pred_iou_thresh", 1.5, "pred_iou_thresh must be from 0 to 1, got 1.5"),
-        ("stability_score_thresh", -0.1, "stability_score_thresh must be from 0 to 1, got -0.1"),
-        ("box_nms_thresh", float("nan"), "box_nms_thresh must be from 0 to 1, got nan"),
-        ("crop_nms_thresh", 2, "crop_nms_thresh must be from 0 to 1, got 2"),
-        ("crop_n_layers", 9, "crop_n_layers must be from 0 to 6, got 9"),
-        ("crop_overlap_ratio", 1.0, "crop_overlap_ratio must be from 0 to less than 1, got 1.0"),
-        ("stability_score_offset", -1.0, "stability_score_offset must be 0 or more, got -1.0"),
-        ("min_mask_region_area", -5, "min_mask_region_area must be 0 or more, got -5"),
+        ("points_per_side", 0, "points_per_side must be a whole number from 1 to 1024, got 0"),
+        ("points_per_side", 1025, "points_per_side must be a whole number from 1 to 1024, got 1025"),
+        ("points_per_batch", -1, "points_per_batch must be a whole number, 1 or more, got -1"),
+        ("crop_n_points_downscale_factor", 0, "crop_n_points_downscale_factor must be a whole number, 1 or more, got"),
+        ("pred_iou_thresh", 1.5, "pred_iou_thresh must be a number from 0 to 1, got 1.5"),
+        ("stability_score_thresh", -0.1, "stability_score_thresh must be a number from 0 to 1, got -0.1"),
+        ("box_nms_thresh", float("nan"), "box_nms_thresh must be a number from 0 to 1, got nan"),
+        ("crop_nms_thresh", 2, "crop_nms_thresh must be a number from 0 to 1, got 2"),
+        ("crop_n_layers", 9, "crop_n_layers must be a whole number from 0 to 6, got 9"),
+        ("crop_overlap_ratio", 1.0, "crop_overlap_ratio must be a number from 0 to less than 1, got 1.0"),
+        ("stability_score_offset", -1.0, "stability_score_offset must be a number, 0 or more, got -1.0"),
+        ("stability_score_offset", float("inf"), "stability_score_offset must be a number, 0 or more, got inf"),
+        ("min_mask_region_area", -5, "min_mask_region_area must be a whole number, 0 or more, got -5"),
         ("overlap", 9, "overlap is that of tiles: give the side of a tile too, got overlap 9 alone"),
         ("tile", 20, "a tile must be at least 64 pixels wide, got 20"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         everything(IMAGE, model="pocket", **{name: value})
+
+
+def test_what_is_no_number_is_in_no_range():
+    whole, real = (automatic_settings.RANGES[name] for name in ("points_per_side", "box_nms_thresh"))
+    assert all(value in whole for value in (1, 16, np.int64(1024)))
+    assert not any(value in whole for value in (16.5, 16.0, "16", True, None, np.asarray([16])))
+    assert all(value in real for value in (0, 1, 0.5, np.float32(0.5)))
+    assert not any(value in real for value in ("0.5", True, None, float("nan"), np.asarray([0.5])))
 
 
 def test_a_model_without_points_is_refused():

@@ -7,7 +7,8 @@ from PIL import Image as PillowImage
 
 from anymask.data.images import read_image
 from anymask.data.pairs import read_pairs
-from anymask.training.caching import FeatureStore, View, digest_of_pairs, digest_of_weights, view_of
+from anymask.models.digests import digest_of_weights
+from anymask.training.caching import FeatureStore, View, digest_of_pairs, view_of
 from anymask.types import Image
 from standin import CELLS, Standin, write_disks
 

@@ -73,7 +73,9 @@ def test_the_version(capsys):
     assert run(capsys, "--version") == (0, f"anymask {anymask.__version__}\n", "")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["segment", "--help"], ["models", "--help"], ["segment", "x.jpg"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["segment", "--help"], ["everything", "--help"], ["models", "--help"], ["segment", "x.jpg"]]
+)
 def test_help_and_wrong_use_load_no_torch(words):
     code = (
         f"import sys; from anymask.cli.main import main; main({words}); print('torch' in sys.modules, file=sys.stderr)"

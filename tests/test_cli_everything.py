@@ -176,12 +176,24 @@ def test_resume_leaves_out_what_is_done(here, capsys, monkeypatch):
     assert out.endswith(" -> done earlier\n")
 
 
-@pytest.mark.parametrize("change", ["settings", "a file is gone", "another photo", "no result of ours"])
+def test_coco_says_what_made_the_masks(here, capsys):
+    run(capsys, "photo.jpg", "--points-per-side", "2", "-o", "out")
+    made_with = read_coco("out/photo.json").info["settings"]
+    own = anymask.load("pocket").capabilities.thresholds
+    assert [len(made_with[name]) for name in ("photo", "weights")] == [64, 32]
+    assert (made_with["model"], made_with["dtype"]) == ("pocket", "float32")
+    assert (made_with["points_per_side"], made_with["pred_iou_thresh"]) == (2, own.predicted_iou)
+    assert made_with["stability_score_thresh"] == own.stability
+
+
+@pytest.mark.parametrize("change", ["settings", "weights", "a file is gone", "another photo", "no result of ours"])
 def test_resume_does_again_what_is_not_done_so(here, capsys, monkeypatch, change):
     run(capsys, "photos", *LOOSE, "-o", "out")
     words = ["photos", *LOOSE, "-o", "out", "--resume"]
     if change == "settings":
         words += ["--crop-nms-thresh", "0.5"]
+    elif change == "weights":
+        monkeypatch.setattr("anymask.models.digests.digest_of_weights", lambda _: "another")
     elif change == "a file is gone":
         Path("out/one.sheet.png").unlink()
     elif change == "another photo":
@@ -195,7 +207,7 @@ def test_resume_does_again_what_is_not_done_so(here, capsys, monkeypatch, change
     )
     code, _, err = run(capsys, *words)
     assert (code, err) == (0, "")
-    assert again == (["one", "two"] if change == "settings" else ["one"])
+    assert again == (["one", "two"] if change in ("settings", "weights") else ["one"])
     assert saved() == files_of("one", "two")
 
 
@@ -250,10 +262,10 @@ def test_one_bad_file_does_not_stop_the_others(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--points-per-side", "0"], "points_per_side must be 1 or more, got 0"),
-        (["--pred-iou-thresh", "2"], "pred_iou_thresh must be from 0 to 1, got 2"),
-        (["--crop-n-layers", "-1"], "crop_n_layers must be from 0 to "),
-        (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be from 0 to less than 1, got 1"),
+        (["--points-per-side", "0"], "points_per_side must be a whole number from 1 to 1024, got 0"),
+        (["--pred-iou-thresh", "2"], "pred_iou_thresh must be a number from 0 to 1, got 2"),
+        (["--crop-n-layers", "-1"], "crop_n_layers must be a whole number from 0 to "),
+        (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be a number from 0 to less than 1, got 1"),
         (["--format", "gif", "-o", "out"], "a format must be one of coco, overlay, sheet, labelmap, png, yolo, "),
         (["--format", "coco"], "--format needs -o: a folder to save results in"),
         (["--prefix", "a/b", "-o", "out"], "--prefix must be a part of a file name, got 'a/b'"),
@@ -274,6 +286,14 @@ def test_wrong_use_is_one_line(words, message, here, capsys):
     assert saved() == []
 
 
+def test_results_among_the_photos_are_no_photos(here, capsys):
+    for _ in range(2):
+        code, out, err = run(capsys, "photos", *LOOSE, "-o", "photos", "--json")
+        assert (code, len(json.loads(out))) == (0, 2)
+    assert err == "anymask: 6 pictures in photos are results of an earlier run: left out\n"
+    assert saved("photos") == sorted([*files_of("one", "two"), "one.jpg", "two.jpg"])
+
+
 def test_results_never_overwrite_an_input_or_each_other(here, capsys):
     PillowImage.open("photo.jpg").save("photo.sheet.png")
     code, _, err = run(capsys, "photo.jpg", "photo.sheet.png", "-o", ".")
@@ -290,4 +310,4 @@ def test_a_model_that_takes_no_points_is_refused_at_once(here, capsys, monkeypat
     monkeypatch.setattr(type(model), "capabilities", dataclasses.replace(model.capabilities, points=False))
     code, _, err = run(capsys, "photo.jpg")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("anymask everything: pocket knows names and exemplars alone")
+    assert err.startswith("anymask everything: everything mode needs a model that takes points: pocket knows names and")

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 import anymask
 from anymask.cli.main import main
 from anymask.models.export import export
-from anymask.models.exported import ABOUT, read_about
+from anymask.models.exported import ABOUT, FORMATS, read_about
 from anymask.models.load import load
 from anymask.models.promptable import PromptTensors
 from anymask.models.protocol import CheckpointError
@@ -42,8 +42,10 @@ FLOAT, INT8 = 0.995, 0.97  # IoU with the eager model
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path_factory.mktemp("cache")))
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ANYMASK_CACHE", str(folder))
+    return folder
 
 
 def picture() -> Image:
@@ -178,8 +180,6 @@ def test_what_an_export_says_of_itself(written):
         "mask_size": [32, 32],
         "encoder": "encoder.onnx",
         "decoder": "decoder.onnx",
-        "clicks": ["point_coords", "point_labels", "mask_input", "has_mask_input"],
-        "answers": ["logits", "predicted_iou"],
     }
     assert {file.name for file in folder.iterdir()} == {ABOUT, "config.json", "encoder.onnx", "decoder.onnx"}
     model = load(folder)
@@ -227,6 +227,12 @@ def test_a_graph_that_was_cut_off_is_named(written, tmp_path):
         ({"format": "tflite"}, "names format tflite, computed in float32, which are not known: export it again"),
         ({"features": None}, "does not describe an exported model (Exported.__init__() missing 1 required"),
         ({"version": None}, "does not describe an exported model: export it again"),
+        ({"decoder": "../decoder.onnx"}, "must name graphs by plain file names, got ../decoder.onnx: export the mod"),
+        (
+            {"mask_size": [64, 64]},
+            "must have features, input and mask size (('image_embedding',), (128, 128), (32, 32)) to fit the files"
+            " beside it, has (('image_embedding',), (128, 128), (64, 64)): export the model again",
+        ),
     ],
 )
 def test_metadata_that_cannot_be_read_is_named(written, tmp_path, changes, says):
@@ -244,6 +250,30 @@ def test_config_of_another_network_is_named(written, tmp_path):
     folder = copied(written, tmp_path)
     (folder / "config.json").write_text(json.dumps({"model_type": "sam", "vision_config": {"hidden_size": "many"}}))
     assert "config.json describes no network that can be built" in problem(folder)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_graphs_of_another_model_are_named(written, tmp_path, runtime):
+    folder = copied(written, tmp_path)
+    shutil.copy(written("mobile") / "decoder.onnx", folder)  # of the same sizes but for the channels
+    with pytest.raises(CheckpointError) as raised:
+        load(folder, runtime=runtime)
+    assert str(raised.value) == (
+        f"{folder / 'decoder.onnx'} must have image_embedding (1 32 8 8) to fit the files beside it,"
+        " has image_embedding (1 256 8 8): export the model again"
+    )
+    shutil.copy(written("sam2") / "encoder.onnx", folder)
+    assert "encoder.onnx must have pixel_values (1 3 128 128) to fit the files" in problem(folder, runtime=runtime)
+
+
+def test_graphs_of_another_size_are_named(written, tmp_path):
+    folder, other = copied(written, tmp_path), tiny_sam()
+    other.set_input_size((96, 160))
+    resized = export(other, tmp_path / "resized")
+    compare(other, load(resized), FLOAT)
+    for file in ("config.json", ABOUT):
+        shutil.copy(resized / file, folder)
+    assert problem(folder).startswith(f"{folder / 'encoder.onnx'} must have pixel_values (1 3 96 160) to fit the files")
 
 
 def test_what_cannot_compute_a_folder_says_so(written, tmp_path):
@@ -329,9 +359,35 @@ def test_a_detector_alone_cannot_be_exported(tmp_path):
         export(tiny_sam3_lite_text(), tmp_path / "exported")
 
 
-def test_what_was_exported_is_not_exported_again(written, tmp_path):
+def test_what_was_exported_is_not_exported_again(written, tmp_path, capsys):
     with pytest.raises(ValueError, match="a model to be exported must be on the CPU in float32, with its weights"):
         export(load(written("sam")), tmp_path / "again")
+    assert main(["export", str(written("sam")), "-o", str(tmp_path / "again")]) == 2
+    assert capsys.readouterr().err == (
+        f"anymask export: {written('sam')} is exported already: give the model that it was made from\n"
+    )
+
+
+def test_wrong_use_is_all_that_is_said(pocket, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for given, says in (
+        (["nowhere", "-o", str(tmp_path / "a")], "anymask export: unknown model 'nowhere'"),
+        (["pocket", "-o", str(tmp_path / "file")], f"anymask export: {tmp_path / 'file'} is there already and holds"),
+        (
+            ["pocket", "-o", str(tmp_path / "file" / "a")],
+            f"anymask export: cannot write {tmp_path / 'file' / 'a'}: Not",
+        ),
+    ):
+        assert main(["export", *given]) == 2
+        assert capsys.readouterr().err.startswith(says)
+
+
+def test_the_help_of_dtype_names_those_of_each_format(capsys):
+    assert main(["export", "--help"]) == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    both, more = FORMATS["onnx"].dtypes, set(FORMATS["openvino"].dtypes) - set(FORMATS["onnx"].dtypes)
+    assert f"--dtype KIND {' or '.join(both)}; with openvino also " in help_text
+    assert all(dtype in help_text.partition("with openvino also ")[2].partition(";")[0] for dtype in more)
 
 
 def test_half_size_and_bfloat16(tmp_path):
@@ -359,10 +415,23 @@ def test_the_shipped_pocket_on_photos(tmp_path, kind, dtype):
     assert np.mean(shares) >= INT8 if dtype == "int8" else min(shares) >= FLOAT
 
 
-def test_everything_in_an_exported_model(tmp_path):
-    eager, other = tiny_sam2(), tiny_sam2()  # its predicted IoU is from 0 to 1 for random weights too
-    other.runtime = runtime_for(other, "openvino")
-    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
-    ours, theirs = (anymask.everything(picture(), model=model, **settings) for model in (other, eager))
+def test_everything_in_an_exported_model(written):
+    ours, theirs = map(everything, (load(written("sam2")), tiny_sam2()))
     assert len(ours) == len(theirs) > 0
     np.testing.assert_array_equal(ours.masks, theirs.masks)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_many_prompts_are_staged_in_a_forced_runtime_too(cache, runtime):
+    model = tiny_sam2()
+    model.runtime = runtime_for(model, runtime)
+    np.testing.assert_array_equal(everything(model).masks, everything(tiny_sam2()).masks)
+    assert [file.name for file in cache.rglob("*.onnx")] == ["encoder.onnx"]
+    model.decode(model.encode([picture()]), [prompts()["one click"]])
+    assert sorted(file.name for file in cache.rglob("*.onnx")) == ["decoder.onnx", "encoder.onnx"]
+
+
+def everything(model):
+    """Its predicted IoU is from 0 to 1 for random weights too."""
+    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    return anymask.everything(picture(), model=model, **settings)

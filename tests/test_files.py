@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anymask.data.files import read_json, write_json, write_whole
+from anymask.data.files import read_json, write_json, write_whole, write_whole_folder
 
 
 def test_a_file_appears_whole_in_new_folders(tmp_path):
@@ -62,6 +62,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*file/x\.json"):
         write_json(tmp_path / "file" / "x.json", 1)
+
+
+@pytest.mark.parametrize(("replace", "left"), [(False, ["new", "old"]), (True, ["new"])])
+def test_a_folder_joins_the_one_before_or_replaces_it(tmp_path, replace, left):
+    target = tmp_path / "folder"
+    for name in ("old", "new"):
+        with write_whole_folder(target, replace) as temporary:
+            (temporary / name).touch()
+    assert sorted(os.listdir(target)) == left
+    with pytest.raises(OSError, match=r"cannot write .*/folder: disk"), write_whole_folder(target, replace):
+        raise OSError("disk")
+    assert sorted(os.listdir(target)) == left
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

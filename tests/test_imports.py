@@ -16,7 +16,7 @@ ROWS = (
     ("data",),
     ("models",),
     ("prompting", "tiling", "seams"),
-    ("joining",),
+    ("joining", "automatic_settings"),
     ("sieve",),
     ("automatic",),
     ("grounding",),

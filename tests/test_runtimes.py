@@ -11,6 +11,7 @@ from anymask.cli.main import main
 from anymask.models import runtimes
 from anymask.models.export import export
 from anymask.models.load import load
+from anymask.models.protocol import CheckpointError
 from anymask.models.quantising import drawn
 from anymask.models.runtimes import PAYS_AFTER, cache_folder, check_runtime, graph_path, runtime_for
 from anymask.types import Prompt
@@ -41,6 +42,29 @@ def test_a_forced_runtime_computes_both_halves_and_keeps_its_graphs(cache, runti
     again.runtime = runtime_for(again, runtime)
     np.testing.assert_allclose(logits(again), logits(eager), atol=1e-4)
     assert {file: file.stat().st_mtime_ns for file in cache.rglob("*.onnx")} == made
+
+
+@pytest.mark.parametrize(("runtime", "share"), [("openvino", 0.5), ("onnxruntime", 0)])
+def test_a_graph_that_was_cut_off_is_made_once_more(cache, caplog, monkeypatch, runtime, share):
+    model, again = tiny_sam(), tiny_sam()
+    model.runtime, again.runtime = (runtime_for(one, runtime) for one in (model, again))
+    expected, path = logits(model), graph_path(model, "encoder")
+    whole = path.read_bytes()
+    cut = whole[: int(share * len(whole))]
+    path.write_bytes(cut)
+    caplog.clear()
+    np.testing.assert_array_equal(logits(again), expected)
+    assert len(path.read_bytes()) > len(cut)
+    (warning,) = [one.message for one in caplog.records if one.name == "anymask" and one.levelname == "WARNING"]
+    assert warning.startswith(f"{path} is no whole graph (")
+    assert warning.endswith("): making it once more")
+    path.write_bytes(cut)
+    monkeypatch.setattr(runtimes, "write_onnx", lambda half, path: path.write_bytes(cut))
+    model.runtime = runtime_for(model, runtime)
+    with pytest.raises(
+        CheckpointError, match=r"is no whole graph \(.*\), though it was just made: use --runtime eager$"
+    ):
+        logits(model)
 
 
 def test_bfloat16_is_computed_by_openvino(cache):

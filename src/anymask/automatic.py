@@ -7,14 +7,15 @@ the same as a generator that can be shown as progress and be stopped, crop by cr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from anymask.automatic_settings import AutomaticSettings, Names, by_our_names
 from anymask.data.images import read_image
 from anymask.joining import join
 from anymask.models.decode import PromptTensors, Stage
@@ -24,7 +25,7 @@ from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import Model, Thresholds
 from anymask.ops import boxes as box_ops
 from anymask.ops import cleaning, grids, rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
 from anymask.tiling import settled_overlap, tiles
 from anymask.types import Image, Masks, Size
@@ -35,40 +36,6 @@ Picture = Image | str | PathLike[str] | np.ndarray
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 CHUNK = 64  # clicks between two steps of the generator
-ALIASES = {
-    "points_per_crop": "points_per_side",
-    "crops_n_layers": "crop_n_layers",
-    "crops_nms_thresh": "crop_nms_thresh",
-}
-MOST_LAYERS = 6  # the sixth has 4,096 crops
-
-
-@dataclass(frozen=True)
-class AutomaticSettings:
-    """The grid, and what survives of its answers; None is the value that suits the model's family."""
-
-    points_per_side: int | None = field(default=None, metadata={"help": "points along a side of the grid of clicks"})
-    points_per_batch: int | None = field(default=None, metadata={"help": "clicks decoded at once; masks do not change"})
-    pred_iou_thresh: float | None = field(default=None, metadata={"help": "least predicted IoU of a mask"})
-    stability_score_thresh: float | None = field(default=None, metadata={"help": "least stability of a mask"})
-    stability_score_offset: float = field(default=1.0, metadata={"help": "of the logits, up and down, for stability"})
-    box_nms_thresh: float = field(default=0.7, metadata={"help": "IoU of boxes in a crop from which one mask stays"})
-    crop_n_layers: int = field(default=0, metadata={"help": "layers of crops: 1 adds 4 crops, 2 adds 4 + 16"})
-    crop_nms_thresh: float = field(default=0.7, metadata={"help": "IoU of boxes between crops, smaller crops first"})
-    crop_overlap_ratio: float = field(default=512 / 1500, metadata={"help": "overlap of crops, of the shorter side"})
-    crop_n_points_downscale_factor: int = field(
-        default=1, metadata={"help": "layer n has so many to the power of n times fewer points a side"}
-    )
-    min_mask_region_area: int = field(default=0, metadata={"help": "fill holes, drop islands of fewer pixels"})
-    multimask_output: bool = field(default=True, metadata={"help": "three masks a click, not one"})
-    exact: bool = field(default=False, metadata={"help": "every step of the reference, at full resolution"})
-    tile: int | None = field(default=None, metadata={"help": "search big images in squares of this side, too"})
-    overlap: int | None = field(
-        default=None, metadata={"help": "of tiles in pixels (an eighth of --tile if not given)"}
-    )
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclass(frozen=True)
@@ -78,29 +45,6 @@ class Step:
     done: int
     total: int
     masks: Masks | None = None
-
-
-class Names(TypedDict, total=False):
-    """What `everything` takes: the fields of `AutomaticSettings`, and transformers' names for some."""
-
-    points_per_side: int | None
-    points_per_batch: int | None
-    pred_iou_thresh: float | None
-    stability_score_thresh: float | None
-    stability_score_offset: float
-    box_nms_thresh: float
-    crop_n_layers: int
-    crop_nms_thresh: float
-    crop_overlap_ratio: float
-    crop_n_points_downscale_factor: int
-    min_mask_region_area: int
-    multimask_output: bool
-    exact: bool
-    tile: int | None
-    overlap: int | None
-    points_per_crop: int | None
-    crops_n_layers: int
-    crops_nms_thresh: float
 
 
 @overload
@@ -143,7 +87,7 @@ def everything(
     """
     if output_mode not in (None, *OUTPUT_MODES):
         raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
-    chosen = AutomaticSettings(**_by_our_names(settings))
+    chosen = AutomaticSettings(**by_our_names(settings))
     picture = read_image(image)
     network = model if isinstance(model, Model) else load(fspath(model))
     masks = collect(everything_steps(picture, network, chosen, point_grids), picture.size)
@@ -158,13 +102,31 @@ def everything_steps(
     Tiles give all masks in the last step, put together; so does `exact` with `min_mask_region_area`, for the reference
     cleans masks at the end.
     """
+    clicked = clickable(model)
+    own = clicked.capabilities.thresholds
+    parts = _parts(image.size, settings, _first(settings.points_per_side, own.points_per_side), point_grids)
+    return _Run(image, clicked, settings, _limits(settings, own)).steps(parts)
+
+
+def clickable(model: Model) -> PromptableModel:
+    """The model, as one that takes points. Raises ValueError for another."""
     if not isinstance(model, PromptableModel) or not model.capabilities.points:
         raise ValueError(
             f"everything mode needs a model that takes points: {model.name} knows names and exemplars alone"
         )
-    own = model.capabilities.thresholds
-    parts = _parts(image.size, settings, _first(settings.points_per_side, own.points_per_side), point_grids)
-    return _Run(image, model, settings, _limits(settings, own)).steps(parts)
+    return model
+
+
+def settled(settings: AutomaticSettings, own: Thresholds) -> AutomaticSettings:
+    """With the values of the model's family for what is not given: what a run really does."""
+    limits = _limits(settings, own)
+    return replace(
+        settings,
+        points_per_side=_first(settings.points_per_side, own.points_per_side),
+        pred_iou_thresh=limits.predicted_iou,
+        stability_score_thresh=limits.stability,
+        overlap=None if settings.tile is None else settled_overlap(settings.tile, settings.overlap),
+    )
 
 
 def collect(steps: Iterator[Step], size: Size) -> Masks:
@@ -302,15 +264,27 @@ def _parts(
 ) -> list[_Part]:
     """The crops, smallest first as the reference ranks them, each with its grid; or the image and its tiles."""
     layers, factor = settings.crop_n_layers, settings.crop_n_points_downscale_factor
-    own = point_grids or grids.layer_grids(points_per_side, layers, factor)
-    if len(own) != layers + 1:
-        raise ValueError(f"point_grids must be one for the image and one for each of {layers} layers, got {len(own)}")
+    own = grids.layer_grids(points_per_side, layers, factor) if point_grids is None else _given(point_grids, layers)
     crops = grids.crop_boxes(size, layers, settings.crop_overlap_ratio)
     if settings.tile is not None:
         within = tiles(size, settings.tile, settled_overlap(settings.tile, settings.overlap))
         crops += [(0, crop) for crop in within if crop != crops[0][1]]
     crops.sort(key=lambda pair: (pair[1][2] - pair[1][0]) * (pair[1][3] - pair[1][1]))
     return [_Part(crop, _on_crop(own[layer], crop)) for layer, crop in crops]
+
+
+def _given(point_grids: Sequence[np.ndarray], layers: int) -> list[Float[np.ndarray, "n 2"]]:
+    """The user's own grids. Raises ValueError for what is none, or not one for each layer."""
+    if len(point_grids) != layers + 1:
+        wanted = f"one for the image and one for each of {layers} layers"
+        raise ValueError(f"point_grids must be {wanted}, got {len(point_grids)}")
+    own = [np.asarray(grid, float) for grid in point_grids]
+    for grid in own:
+        if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid):
+            raise ValueError(f"a grid of points must be (n, 2), x y of one point or more, got {grid.shape}")
+        if not ((grid >= 0) & (grid <= 1)).all():
+            raise ValueError("points of a grid must be shares of its crop's width and height, from 0 to 1")
+    return own
 
 
 def _on_crop(grid: Float[np.ndarray, "n 2"], crop: CropBox) -> Float[np.ndarray, "n 2"]:
@@ -330,44 +304,6 @@ def _limits(settings: AutomaticSettings, own: Thresholds) -> Limits:
 
 def _first(given: T | None, own: T) -> T:
     return own if given is None else given
-
-
-def _by_our_names(names: Names) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for name, value in names.items():
-        own = ALIASES.get(name, name)
-        if own in given:
-            other = next(alias for alias, meant in ALIASES.items() if meant == own)
-            raise TypeError(f"{own} and {other} are one setting: give one of them")
-        given[own] = value
-    return given
-
-
-def _check(settings: AutomaticSettings) -> None:
-    """Raises ValueError for what is out of range."""
-    least = {
-        "points_per_side": 1,
-        "points_per_batch": 1,
-        "crop_n_points_downscale_factor": 1,
-        "min_mask_region_area": 0,
-    }
-    for name, low in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < low:
-            raise ValueError(f"{name} must be {low} or more, got {value}")
-    for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if not 0 <= settings.crop_n_layers <= MOST_LAYERS:
-        raise ValueError(f"crop_n_layers must be from 0 to {MOST_LAYERS}, got {settings.crop_n_layers}")
-    if not 0 <= settings.crop_overlap_ratio < 1:
-        raise ValueError(f"crop_overlap_ratio must be from 0 to less than 1, got {settings.crop_overlap_ratio}")
-    settled_overlap(settings.tile, settings.overlap)
-    if settings.tile is not None and settings.crop_n_layers:
-        raise ValueError("tile and crop_n_layers both cut the image: ask for one of them")
-    if not settings.stability_score_offset >= 0:
-        raise ValueError(f"stability_score_offset must be 0 or more, got {settings.stability_score_offset}")
 
 
 def _column(masks: Masks, name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anymask.ops import rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.ops.rle import Rle
 from anymask.seams import Group, View, groups_of, views_of
 from anymask.types import Masks, Size

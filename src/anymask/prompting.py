@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from anymask.models.protocol import Decoded, Model
 from anymask.ops import resize, rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Masks, Prompt, Size
 
 STABILITY_OFFSET = 1.0

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from anymask.ops import rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.ops.rle import Rle
 from anymask.types import Masks, Size
 

@@ -14,7 +14,7 @@ from anymask.models.capabilities import knows_no_text
 from anymask.models.load import load
 from anymask.models.protocol import EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.prompting import check_prompt, place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
 from anymask.tiling import around, lift, settled_overlap, tiles

@@ -7,7 +7,7 @@ which merges boxes.
 from dataclasses import replace
 
 from anymask.ops import rle
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Box, Masks, Size
 
 SMALLEST = 64  # side of a tile

@@ -1,1 +1,1 @@
-"""The command line: thin, parse, call a public function, show. DESIGN.md, section 5, is its grammar."""
+"""The command line: thin, parse, call a public function, show."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from anymask.ops.tables import align
 
-# Exit codes (DESIGN.md, section 5).
+# Exit codes.
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -14,7 +14,9 @@ from anymask.cli.commands import Command
 from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 
 if TYPE_CHECKING:
-    from anymask.automatic import AutomaticSettings, Step
+    from anymask.automatic import Step
+    from anymask.automatic_settings import AutomaticSettings
+    from anymask.models.promptable import PromptableModel
     from anymask.types import Image, Masks
 
 DEFAULT_FORMATS = ("coco", "labelmap", "overlay", "sheet")
@@ -30,7 +32,7 @@ results:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Inputs, model, the settings of everything mode, and where results go."""
-    from anymask.automatic import AutomaticSettings
+    from anymask.automatic_settings import AutomaticSettings
     from anymask.cli.flags import add_settings
 
     add_photo_flags(parser)
@@ -41,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finds everything in every input; the code says whether all, some or none could be done."""
-    from anymask.automatic import AutomaticSettings
+    from anymask.automatic_settings import AutomaticSettings
     from anymask.cli.flags import read_settings
 
     settings = read_settings(args, AutomaticSettings)
@@ -53,25 +55,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
-    from anymask.automatic import collect, everything_steps
-    from anymask.segmentation import check_understood
-    from anymask.types import Prompt
+    from anymask.automatic import clickable, collect, everything_steps
+    from anymask.data.files import sha256_of
 
-    model = load_model(args)
-    check_understood(model, [Prompt.point(0, 0)])
+    model = clickable(load_model(args))
+    made_with = _made_with(args, model, settings)
 
     def find(image: "Image", advance: Advance) -> "Masks":
         return collect(_followed(everything_steps(image, model, settings), advance), image.size).compact()
 
     def record(photo: Path) -> dict[str, Any]:
-        made_with = {"photo_bytes": photo.stat().st_size, "model": args.model, "dtype": args.dtype}
-        made_with |= {"image_size": args.image_size, "window_size": args.window_size, "runtime": args.runtime}
-        return {**made_with, **asdict(settings)}
+        return {"photo": sha256_of(photo), **made_with}
 
     def earlier(photo: Path, paths: Mapping[str, Path]) -> "Masks | None":
         return _earlier(paths, record(photo)) if args.resume else None
 
     return Work(find, _records, record, earlier)
+
+
+def _made_with(args: argparse.Namespace, model: "PromptableModel", settings: "AutomaticSettings") -> dict[str, Any]:
+    """What decides the masks of a photo, as JSON has it: nothing in it is left to a default that may change."""
+    from anymask.automatic import settled
+    from anymask.models.digests import digest_of_model
+
+    h, w = model.input_size
+    of_model = {
+        "model": args.model,
+        "weights": digest_of_model(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    sizes = {"image_size": f"{h}x{w}", "window_size": args.window_size, "runtime": args.runtime}
+    return {**of_model, **sizes, **asdict(settled(settings, model.capabilities.thresholds))}
 
 
 def _followed(steps: "Iterator[Step]", advance: Advance) -> "Iterator[Step]":

@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from anymask.cli.commands import DONE, Command, add_size_flags, say, show_json
+from anymask.cli.commands import DONE, Command, add_size_flags, show_json
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -12,8 +12,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="catalogue name, hub id, folder or file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--format", default="onnx", metavar="NAME", help="onnx or openvino (default: onnx)")
-    kinds = "float32, or int8 of the encoder; with openvino also float16 (half the size) or bfloat16 (default: float32)"
-    parser.add_argument("--dtype", default="float32", metavar="KIND", help=kinds)
+    kinds = "float32 or int8; with openvino also float16 (half the size) or bfloat16; int8 is of the encoder"
+    parser.add_argument("--dtype", default="float32", metavar="KIND", help=f"{kinds} (default: float32)")
     photos = "photos to calibrate int8 on, best like those that you will segment (default: four bundled ones)"
     parser.add_argument("--calibrate", type=Path, metavar="DIR", help=photos)
     add_size_flags(parser)
@@ -21,13 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder and says how to use it."""
-    from anymask.models.export import check_export, export
-    from anymask.models.load import load
+    from anymask.models.export import check_export, export, load_for_export
 
     check_export(args.output, args.format, args.dtype, args.calibrate)
-    sizes = {"image_size": args.image_size, "window_size": args.window_size}
-    say(f"anymask export: {args.model} as {args.format}, {args.dtype}: this takes some seconds to minutes")
-    model = load(args.model, "cpu", runtime="eager", **sizes)
+    model = load_for_export(args.model, image_size=args.image_size, window_size=args.window_size)
     folder = export(model, args.output, args.format, args.dtype, args.calibrate)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if args.json:

@@ -102,7 +102,7 @@ def _run(name: tuple[str, ...], words: list[str]) -> int:
 
 
 def _reported() -> tuple[type[BaseException], ...]:
-    """What wrong use raises (DESIGN.md, section 6), looked up after something was raised: help needs no torch."""
+    """What wrong use raises, looked up after something was raised: help needs no torch."""
     protocol = sys.modules.get("anymask.models.protocol")
     own = () if protocol is None else (protocol.CheckpointError,)
     return (ValueError, TypeError, OSError, ImportError, MemoryError, *own)

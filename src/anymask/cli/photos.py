@@ -134,8 +134,23 @@ def _find_photos(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
                 found.setdefault(path.resolve(), path)
         except OSError as error:
             failed[entry] = one_line(error)
-    photos = list(found.values())
+    photos = _without_results(list(found.values()), args)
     return [photos[i] for i in stratified([str(photo.parent) for photo in photos], args.limit, args.seed)], failed
+
+
+def _without_results(photos: Sequence[Path], args: argparse.Namespace) -> list[Path]:
+    """Without what an earlier run drew and saved among the photos of a folder."""
+    from anymask.data.exports import FORMATS, output_paths
+
+    if args.output is None:
+        return list(photos)
+    drawn = [name for name, one in FORMATS.items() if one.ending.count(".") > 1]
+    stems = [args.prefix + photo.stem for photo in photos]
+    results = {path.resolve() for stem in stems for path in output_paths(args.output, stem, drawn).values()}
+    kept = [photo for photo in photos if photo.resolve() not in results or str(photo) in args.inputs]
+    if len(kept) < len(photos):
+        say(f"anymask: {len(photos) - len(kept)} pictures in {args.output} are results of an earlier run: left out")
+    return kept
 
 
 def _checked_formats(
@@ -203,7 +218,7 @@ def _do_one(run: _Run, work: Work, photo: Path, progress: "Progress", advance: A
             image = read_image(photo)
             masks = work.find(image, advance)
             results = ", ".join(str(path) for path in _save(run, work, masks, image, photo))
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
         run.failed[str(photo)] = one_line(error)
         return
     run.rows.append({"file": str(photo), "size": list(masks.size), "masks": work.describe(masks)})

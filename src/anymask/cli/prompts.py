@@ -1,4 +1,4 @@
-"""The grammar of prompts on a command line (DESIGN.md, section 5), the same in every command that takes prompts.
+"""The grammar of prompts on a command line, the same in every command that takes prompts.
 
 Without `--object`, all points and the mask prompt one object and each box is an object of its own, in the order in
 which they are first given. With `--object N` every point, box and mask that follows belongs to object N. Texts name

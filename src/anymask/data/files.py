@@ -4,6 +4,7 @@ A result appears under its name in one step (`os.replace`), so that a reader, an
 half a file.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,24 +37,33 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def write_whole_folder(target: Path) -> Iterator[Path]:
+def write_whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """A hidden folder beside `target` to fill; it becomes `target` at the end, or vanishes on any error.
 
-    Where `target` is there already, its files take the place of those in it.
+    Where `target` is there already, its files take the place of those in it, or with `replace` the folder that of all.
     """
-    temporary = target.with_name(f".{uuid.uuid4().hex}")
+    temporary, before = (target.with_name(f".{uuid.uuid4().hex}") for _ in range(2))
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if target.is_dir():
+        if target.is_dir() and not replace:
             for file in temporary.iterdir():
                 os.replace(file, target / file.name)
-        else:
-            os.replace(temporary, target)
+            return
+        if target.is_dir():
+            os.replace(target, before)
+        os.replace(temporary, target)
+        shutil.rmtree(before, ignore_errors=True)  # only now that the new is in its place
     except OSError as error:
         raise _named(error, target) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], value: object, indent: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How well a model answers clicks, boxes and names, measured on any COCO-format set (DESIGN.md, section 5).
+"""How well a model answers clicks, boxes and names, measured on any COCO-format set.
 
 - Clicks: `clicking.py`. After 1, 3 and 5 clicks; after the first also the best of the candidates (an oracle) beside the
   one of the highest predicted IoU, which is the one that counts.

@@ -4,8 +4,9 @@ The folder holds an encoder and a decoder (`graphs.py`), the model's own config.
 what the graphs take and give, for us and for other programs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,34 @@ from anymask.models.checkpoints import building
 from anymask.models.graphs import ANSWERS, CLICKS, require
 from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import CheckpointError
-from anymask.models.runtimes import Session, graph_runtime, open_session
+from anymask.models.runtimes import PRECISIONS, Session, Shape, graph_runtime, open_session
 
 ABOUT = "anymask.json"
 VERSION = 1  # of the layout of such a folder
-RUNTIME_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "fastest": None}  # of OpenVINO; fastest is what suits the CPU
+Named = Mapping[str, Shape]  # what a graph takes or gives
 NOT_EXPORTED = "not understood: an exported model answers points, boxes and masks"
 
 
 @dataclass(frozen=True)
-class Exported:
-    """`anymask.json`; sizes are (h, w) of the input and of masks, file names are relative to the folder.
+class Format:
+    """The runtime that a format is for, the ending of its files, and the number formats it is written in."""
 
-    `computed_in` is float32, bfloat16 or fastest: of int8 it is what the rest is in.
+    runtime: str
+    suffix: str
+    dtypes: tuple[str, ...]
+
+
+FORMATS = {
+    "onnx": Format("onnxruntime", "onnx", ("float32", "int8")),
+    "openvino": Format("openvino", "xml", ("float32", "float16", "bfloat16", "int8")),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`anymask.json`; sizes are (h, w) of the input and of masks, `encoder` and `decoder` are files of the folder.
+
+    `computed_in` is one of `PRECISIONS`: of int8 it is what the rest is in.
     """
 
     version: int
@@ -41,8 +56,6 @@ class Exported:
     mask_size: tuple[int, int]
     encoder: str
     decoder: str
-    clicks: tuple[str, ...] = CLICKS
-    answers: tuple[str, ...] = ANSWERS
 
 
 def is_exported(folder: Path) -> bool:
@@ -70,7 +83,9 @@ def read_exported(folder: Path, runtime: str, name: str, family: Callable[[str],
     notes = {**model.capabilities.notes, **can}
     model.capabilities = replace(model.capabilities, text=False, exemplars=False, concepts=False, notes=notes)
     encoder, decoder = (_opened(folder / file, chosen, about) for file in (about.encoder, about.decoder))
-    model.runtime = graph_runtime(model, chosen, encoder, decoder, about.features)
+    _check_fit(folder, about, model, encoder, decoder)
+    model.graphs = tuple(sorted(path for path in folder.iterdir() if path.is_file()))  # weights may lie beside graphs
+    model.runtime = graph_runtime(model, chosen, encoder, decoder)
     return model
 
 
@@ -89,7 +104,7 @@ def read_about(folder: Path) -> Exported:
     try:
         lists: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         about = Exported(**lists)
-        known = about.format in RUNTIME_OF and about.computed_in in PRECISIONS
+        known = about.format in FORMATS and about.computed_in in PRECISIONS
     except TypeError as error:
         raise CheckpointError(f"{path} does not describe an exported model ({error}): export it again") from error
     if not known:
@@ -97,6 +112,8 @@ def read_about(folder: Path) -> Exported:
             f"{path} names format {about.format}, computed in {about.computed_in}, which are not known: export it again"
         )
     for file in ("config.json", about.encoder, about.decoder):
+        if not isinstance(file, str) or file != Path(file).name:
+            raise CheckpointError(f"{path} must name graphs by plain file names, got {file}: export the model again")
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} is not whole: {file} is missing: export the model again")
     return about
@@ -104,7 +121,7 @@ def read_about(folder: Path) -> Exported:
 
 def _runtime(asked: str, about: Exported, folder: Path) -> str:
     """The one that the folder is for; OpenVINO reads ONNX too."""
-    own = RUNTIME_OF[about.format]
+    own = FORMATS[about.format].runtime
     chosen = own if asked == "auto" else asked
     if chosen not in (own, "openvino"):
         able = own if own == "openvino" else f"{own} or openvino"
@@ -115,7 +132,41 @@ def _runtime(asked: str, about: Exported, folder: Path) -> str:
 
 def _opened(path: Path, runtime: str, about: Exported) -> Session:
     try:
-        return open_session(path, runtime, PRECISIONS[about.computed_in])
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path} is no whole graph ({reason}): export the model again") from error
+        return open_session(path, runtime, about.computed_in)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: export the model again") from error
+
+
+def _check_fit(folder: Path, about: Exported, model: PromptableModel, encoder: Session, decoder: Session) -> None:
+    """Raises CheckpointError for files of two exports; `model` is what config.json describes."""
+    said = (about.features, about.input_size, about.mask_size)
+    wanted = (model.decoder_features, model.input_size, tuple(model.mask_size))
+    if said != wanted:
+        raise _misfit(folder / ABOUT, f"features, input and mask size {wanted}", str(said))
+    features: Named = dict.fromkeys(about.features, (1, None, None, None))
+    masks = (None, *about.mask_size)
+    clicks: Named = dict(zip(CLICKS, ((None, None, 2), (None, None), masks, (None,)), strict=True))
+    answers: Named = dict(zip(ANSWERS, ((None, *masks), (None, None)), strict=True))
+    for file, there, needed in (
+        (about.encoder, encoder.inputs, {"pixel_values": (1, 3, *about.input_size)}),
+        (about.encoder, encoder.outputs, features),
+        (about.decoder, decoder.inputs, {**encoder.outputs, **clicks}),
+        (about.decoder, decoder.outputs, answers),
+    ):
+        for has, needs in zip_longest(there.items(), needed.items(), fillvalue=("nothing", ())):
+            if has[0] != needs[0] or not _fits(has[1], needs[1]):
+                raise _misfit(folder / file, _words(*needs), _words(*has))
+
+
+def _fits(shape: Shape, needed: Shape) -> bool:
+    return len(shape) == len(needed) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(shape, needed, strict=True)
+    )
+
+
+def _words(name: str, shape: Shape) -> str:
+    return f"{name} ({' '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def _misfit(file: Path, wanted: str, got: str) -> CheckpointError:
+    return CheckpointError(f"{file} must have {wanted} to fit the files beside it, has {got}: export the model again")

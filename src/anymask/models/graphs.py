@@ -6,12 +6,14 @@ OpenVINO reads the same graphs: its own conversion of PyTorch modules (2026.4) g
 """
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ CLICKS = ("point_coords", "point_labels", "mask_input", "has_mask_input")  # seg
 ANSWERS = ("logits", "predicted_iou")
 EXAMPLE_PROMPTS, EXAMPLE_LABELS = 3, (1, 0, 2, 3, -1)  # as many as would not become constants of the graph
 SHAPED_BY = {"point_coords": ("prompts", "points"), "point_labels": ("prompts", "points")}
-EXTRAS = {  # of runtimes and of what quantises: the extra that brings it, and what is imported of it
+EXTRAS = {  # the extra that brings a runtime, or what quantises, and what is imported of it
     "openvino": ("openvino", ("openvino", "onnx", "onnxscript")),
     "onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")),
     "int8": ("int8", ("nncf",)),
@@ -70,7 +72,7 @@ def write_onnx(half: Half, path: Path, optimised: bool = False) -> None:
     """
     axes = {name: torch.export.Dim(name) for names in half.dynamic.values() for name in names}
     shapes = tuple({i: axes[axis] for i, axis in enumerate(half.dynamic.get(name, ()))} for name in half.inputs)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet("torch.onnx", "onnxscript", "onnx_ir"):
         graph = torch.export.export(half.module, tuple(half.inputs.values()), dynamic_shapes={"inputs": shapes})
         names = (list(half.inputs), list(half.outputs))
         program = torch.onnx.export(
@@ -79,6 +81,32 @@ def write_onnx(half: Half, path: Path, optimised: bool = False) -> None:
     if program is None:  # for type checkers: so it is when a file is written right away
         raise RuntimeError("torch.onnx.export gave no program")
     program.save(path)
+
+
+def save_openvino(graph: Any, path: Path, half_size: bool = False) -> None:
+    """An `openvino.Model` as two files. Raises OSError where they cannot be written."""
+    import openvino
+
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=half_size)
+    except RuntimeError as error:  # of C++'s streams
+        raise OSError(f"OpenVINO cannot save ({error})") from error
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Without what libraries tell those who write them: warnings, logs (of these loggers), and bars on stdout."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 class _Encoder(nn.Module):
@@ -103,19 +131,3 @@ class _Decoder(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         features = dict(zip(self.names, inputs[: len(self.names)], strict=True))
         return self.model.answer_clicks(features, Clicks(*inputs[len(self.names) :]))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what PyTorch and its exporter say to those who write them."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anymask.data.files import write_whole, write_whole_folder
+from anymask.data.files import sha256_of, write_whole, write_whole_folder
 from anymask.models import sources
 from anymask.models.catalogue import named
 from anymask.models.checkpoints import whole_weights_of
@@ -71,7 +71,7 @@ def pack(model: str | Path, output: Path) -> Manifest:
         raise ValueError(
             f"-o {shlex.quote(str(output))} would overwrite the model: give another name, such as {instead}"
         )
-    packed = tuple(PackedFile(file.name, file.stat().st_size, _sha256(file)) for file in files)
+    packed = tuple(PackedFile(file.name, file.stat().st_size, sha256_of(file)) for file in files)
     hub_id, licence = _origin(model, found, packed)
     name = hub_id or _own_name(found.path if found.path.is_dir() else path)
     manifest = Manifest(name, hub_id, licence, _version(), packed)
@@ -239,13 +239,8 @@ def _is_whole(folder: Path, manifest: Manifest) -> bool:
     """Whether every file is there as it was packed."""
     places = [(folder / file.name, file) for file in manifest.files]
     return all(
-        path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256 for path, file in places
+        path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256 for path, file in places
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader | None:

@@ -23,7 +23,7 @@ from anymask.models.decode import PromptTensors, Stage, WholeStage
 from anymask.models.devices import in_chunks, memory_for
 from anymask.models.protocol import Capabilities, Decoded, EncodedText, Grounded
 from anymask.ops import resize
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)
@@ -63,6 +63,7 @@ class PromptableModel(ABC):
     mask_size: Size = (256, 256)  # of mask prompts, and of the logits that come back
     input_size: Size = (1024, 1024)
     runtime: Runtime = Runtime()
+    graphs: tuple[Path, ...] = ()  # of an exported model: the files that hold what its network does not
 
     def __init__(self, network: nn.Module, device: str = "cpu", name: str = "") -> None:
         self.name, self.device = name or self.family, device
@@ -259,8 +260,9 @@ class PromptableModel(ABC):
 
     @property
     def _can_share(self) -> bool:
-        """Whether the decoder's own modules may be run in stages."""
-        return self.runtime.answers is None and self.dtype == torch.float32
+        """Whether the decoder's own modules may be run in stages, whatever the runtime: an exported model has none."""
+        weights = next(self.network.parameters())
+        return weights.dtype == torch.float32 and not weights.is_meta
 
     def _whole_stage(self, features: Features, multimask_output: bool) -> WholeStage:
 

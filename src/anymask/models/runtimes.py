@@ -1,7 +1,8 @@
 """What computes a model: PyTorch as it is (eager) or compiled, OpenVINO, or ONNX Runtime (docs/runtimes.md).
 
-A runtime takes the place of a family's `embed` and `answers`; frames, prompts and the choice among masks stay. OpenVINO
-and ONNX Runtime compute graphs on the CPU (`graphs.py`), which are made when they are first needed and kept.
+A runtime takes the place of a family's `embed` and `answers`; frames, prompts and the choice among masks stay, as do
+the stages of a model with weights (`decode.py`) for many prompts. OpenVINO and ONNX Runtime compute graphs on the CPU
+(`graphs.py`), which are made when they are first needed and kept.
 """
 
 import hashlib
@@ -10,7 +11,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from anymask.data.files import write_whole_folder
 from anymask.models.decode import PromptTensors
 from anymask.models.graphs import Half, decoder_of, encoder_of, require, write_onnx
 from anymask.models.promptable import PromptableModel, Runtime
+from anymask.models.protocol import CheckpointError
 
 RUNTIMES = ("auto", "eager", "compile", "openvino", "onnxruntime")
 ON_THE_CPU = ("openvino", "onnxruntime")
@@ -29,11 +32,20 @@ FASTER_IN_OPENVINO = ("sam", "mobile")  # families whose encoder auto gives to i
 PAYS_AFTER = 6  # images: then making the graph has cost less than it saves
 COMPILERS = ("c++", "g++", "clang++", "cl")
 GRAPHS = 1  # raised where the same weights give another graph than before
-PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f32"}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "fastest": None}  # OpenVINO's words; fastest is what suits the CPU
 
-Session = Callable[..., list[np.ndarray]]  # the inputs of a graph in order -> its outputs in order
+Shape = tuple[int | None, ...]  # None where any number goes
 
 _log = logging.getLogger("anymask")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A graph made ready: what it takes and gives by name, in order, and what computes it."""
+
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+    run: Callable[..., list[np.ndarray]]
 
 
 def check_runtime(runtime: str, device: str) -> str:
@@ -58,22 +70,27 @@ def runtime_for(model: PromptableModel, runtime: str, dtype: torch.dtype = torch
     if runtime == "compile":
         return Runtime("compile", torch.compile(model.embed), torch.compile(model.answers, dynamic=True))
     if runtime in ON_THE_CPU:
-        return _Lazy(model, runtime, dtype).runtime()
+        return _Lazy(model, runtime, "bfloat16" if dtype == torch.bfloat16 else "float32").runtime()
     if runtime == "auto" and _is_faster_in_openvino(model):
         return Runtime("auto", _Auto(model))
     return Runtime()
 
 
-def graph_runtime(
-    model: PromptableModel, name: str, encoder: Session, decoder: Session, features: Sequence[str]
-) -> Runtime:
+def graph_runtime(model: PromptableModel, name: str, encoder: Session, decoder: Session) -> Runtime:
     """Both halves by sessions of the graphs of `graphs.py`."""
-    return Runtime(name, _embed_by(encoder, features), _answers_by(model, decoder))
+    return Runtime(name, _embed_by(encoder), _answers_by(model, decoder))
 
 
-def open_session(path: Path, runtime: str, precision: str | None = "f32") -> Session:
-    """A graph of ONNX or OpenVINO made ready; `precision` is OpenVINO's f32, bf16, or None for what the CPU has."""
-    return _openvino(path, precision) if runtime == "openvino" else _onnxruntime(path)
+def open_session(path: Path, runtime: str, computed_in: str = "float32") -> Session:
+    """A graph of ONNX or OpenVINO made ready; OpenVINO computes in one of `PRECISIONS`, ONNX Runtime in float32.
+
+    Raises CheckpointError for a file that is no whole graph.
+    """
+    try:
+        return _openvino(path, PRECISIONS[computed_in]) if runtime == "openvino" else _onnxruntime(path)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path} is no whole graph ({reason})") from error
 
 
 def cache_folder() -> Path:
@@ -90,8 +107,8 @@ def cache_folder() -> Path:
 class _Lazy:
     """Sessions that are opened when a half is first called, from the cache or made anew."""
 
-    def __init__(self, model: PromptableModel, runtime: str, dtype: torch.dtype) -> None:
-        self.model, self.name, self.precision = model, runtime, PRECISIONS[dtype]
+    def __init__(self, model: PromptableModel, runtime: str, computed_in: str) -> None:
+        self.model, self.name, self.computed_in = model, runtime, computed_in
         self._embed: Callable[[Tensor], dict[str, Tensor]] | None = None
         self._answers: Callable[[Mapping[str, Tensor], Tensor, PromptTensors], tuple[Tensor, Tensor]] | None = None
 
@@ -102,8 +119,7 @@ class _Lazy:
     def embed(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """As `PromptableModel.embed`."""
         if self._embed is None:
-            names = self.model.feature_names
-            self._embed = _embed_by(self._open("encoder", encoder_of(self.model, names)), names)
+            self._embed = _embed_by(self._open("encoder", encoder_of(self.model, self.model.feature_names)))
         return self._embed(pixels)
 
     def answers(
@@ -117,11 +133,18 @@ class _Lazy:
 
     def _open(self, part: str, half: Half) -> Session:
         path = graph_path(self.model, part)
-        if not path.is_file():
-            _log.info("making the graph of the %s of %s, once", part, self.model.name)
-            with write_whole_folder(path.parent) as temporary:  # a large graph comes with a file of its weights
-                write_onnx(half, temporary / path.name)
-        return open_session(path, self.name, self.precision)
+        if path.is_file():
+            try:
+                return open_session(path, self.name, self.computed_in)
+            except CheckpointError as error:
+                _log.warning("%s: making it once more", error)
+        _log.info("making the graph of the %s of %s, once", part, self.model.name)
+        with write_whole_folder(path.parent) as temporary:  # a large graph comes with a file of its weights
+            write_onnx(half, temporary / path.name)
+        try:
+            return open_session(path, self.name, self.computed_in)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, though it was just made: use --runtime eager") from error
 
 
 class _Auto:
@@ -129,7 +152,7 @@ class _Auto:
 
     def __init__(self, model: PromptableModel) -> None:
         self.model, self.done = model, 0
-        self.openvino = _Lazy(model, "openvino", torch.float32)
+        self.openvino = _Lazy(model, "openvino", "float32")
         self.known = cache_folder().is_dir() and graph_path(model, "encoder").is_file()
 
     def __call__(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
@@ -158,9 +181,9 @@ def _is_faster_in_openvino(model: PromptableModel) -> bool:
     return True
 
 
-def _embed_by(session: Session, names: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+def _embed_by(session: Session) -> Callable[[Tensor], dict[str, Tensor]]:
     def embed(pixels: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.from_numpy, session(pixels.numpy())), strict=True))
+        return dict(zip(session.outputs, map(torch.from_numpy, session.run(pixels.numpy())), strict=True))
 
     return embed
 
@@ -175,7 +198,7 @@ def _answers_by(
             rows = (image_rows == image).nonzero()[:, 0]
             seen = [features[name][image : image + 1].numpy() for name in model.decoder_features]
             asked = [column[rows].numpy() for column in (clicks.coords, clicks.labels, clicks.masks, clicks.has_mask)]
-            parts.append([torch.from_numpy(output) for output in session(*seen, *asked)])
+            parts.append([torch.from_numpy(output) for output in session.run(*seen, *asked)])
             order.append(rows)
         back = torch.cat(order).argsort()
         logits, iou = (torch.cat(column)[back] for column in zip(*parts, strict=True))
@@ -191,12 +214,17 @@ def _openvino(path: Path, precision: str | None) -> Session:
     if precision is not None:
         options["INFERENCE_PRECISION_HINT"] = precision
     core = openvino.Core()
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    graph = core.read_model(path)
+    inputs, outputs = (
+        {port.any_name: tuple(None if n.is_dynamic else n.get_length() for n in port.partial_shape) for port in ports}
+        for ports in (graph.inputs, graph.outputs)  # a compiled model's have names of what was fused with them
+    )
+    request = core.compile_model(graph, "CPU", options).create_infer_request()
 
-    def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        return [np.array(output) for output in request.infer(list(inputs), share_outputs=True).values()]
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        return [np.array(output) for output in request.infer(list(arrays), share_outputs=True).values()]
 
-    return run
+    return Session(inputs, outputs, run)
 
 
 def _onnxruntime(path: Path) -> Session:
@@ -208,12 +236,23 @@ def _onnxruntime(path: Path) -> Session:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile) as error:  # of no builtin kind
+    except (  # of no builtin kind
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
         raise RuntimeError(str(error)) from error
-    names = [one.name for one in session.get_inputs()]
+    inputs, outputs = (
+        {port.name: tuple(n if isinstance(n, int) else None for n in port.shape) for port in ports}
+        for ports in (session.get_inputs(), session.get_outputs())
+    )
 
-    def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs: list[np.ndarray] = session.run(None, dict(zip(names, inputs, strict=True)))
-        return outputs
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        given: list[np.ndarray] = session.run(None, dict(zip(inputs, arrays, strict=True)))
+        return given
 
-    return run
+    return Session(inputs, outputs, run)

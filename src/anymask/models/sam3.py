@@ -29,7 +29,7 @@ from anymask.models.promptable import Clicks, PromptableModel
 from anymask.models.protocol import CheckpointError, Decoded, EncodedText, Grounded
 from anymask.models.sam2 import answer_clicks_sam2, answer_sam2, shared_stage, stable_or_surest
 from anymask.models.sam3_detector import LEVELS, Question, Shown
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Concept, Features, Frame, Image, Prompt, Size
 
 VISUAL = "visual"  # the text of exemplars alone (sam3, `Sam3Processor.add_geometric_prompt`)

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torchvision.ops import nms
 
-CropBox = tuple[int, int, int, int]  # x0 y0 x1 y1, a part of an image
+from anymask.ops.grids import CropBox
 
 
 def jittered(

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from anymask.data.files import write_whole
 from anymask.data.images import read_image
 from anymask.data.pairs import Pair
+from anymask.models.digests import digest_of_weights
 from anymask.models.promptable import PromptableModel
-from anymask.ops.boxes import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Image, Size
 
 SMALLEST_PART = 0.5  # side of a random part, as a share of the image's
@@ -117,13 +118,4 @@ def digest_of_pairs(pairs: Sequence[Pair]) -> str:
         total.update(pair.image.read_bytes())
         for one in pair.masks.rles:
             total.update(str(one["counts"]).encode())
-    return total.hexdigest()
-
-
-def digest_of_weights(network: nn.Module) -> str:
-    """A number for all weights of a network by name."""
-    total = hashlib.blake2b(digest_size=16)
-    for name, tensor in network.state_dict().items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
