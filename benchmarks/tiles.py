@@ -1,11 +1,15 @@
-"""What tiles are worth: boxes and names in mosaics of labelled photos, in one look and in tiles.
+"""What tiles are worth: boxes, names and everything mode in mosaics of labelled photos, in one look and in tiles.
 
     python benchmarks/tiles.py --images val --annotations val.json --source voc2012aug_animals
+    python benchmarks/tiles.py --images val --annotations val.json --source voc2012aug_animals --everything
 
 Photos are set at random into a grey canvas of COLUMNS x ROWS cells, so that each is a small part of a big image.
 Boxes: mean IoU of the masks with the labelled ones. Names: all of the source are asked, `semantic`; how many of those
 answered are in the mosaic (precision), how many of those in it are answered (recall), and the mean IoU of the unions of
 these, 0 where nothing is answered.
+
+With `--everything` everything mode instead: how many of the labelled objects are found (recall at IoU 0.5 and 0.75),
+how many masks end along a border of a tile, and how many pairs of masks are nearly one, in all mosaics together.
 """
 
 import argparse
@@ -17,14 +21,19 @@ from pathlib import Path
 import numpy as np
 
 import anymask
+from anymask.automatic import everything
 from anymask.data.coco import CocoImage, CocoSet, read_coco
 from anymask.models.protocol import Model
 from anymask.ops import rle
+from anymask.ops.grids import CropBox
 from anymask.ops.rle import Rle
 from anymask.segmentation import segment
+from anymask.tiling import settled_overlap, tiles
 from anymask.types import Image, Masks
 
 GREY = (120, 110, 95)
+STRAIGHT = 16  # pixels along the border of a tile from which a mask that ends there counts as cut
+ALIKE = 0.8  # IoU of masks that are nearly one
 
 
 def main() -> None:
@@ -38,6 +47,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs=2, default=(5, 4), metavar=("COLUMNS", "ROWS"))
     parser.add_argument("--side", type=int, default=500, help="of a cell, in pixels")
     parser.add_argument("--tiles", type=int, nargs="*", default=(1000, 500))
+    parser.add_argument("--everything", action="store_true", help="measure everything mode, not boxes and names")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model, dataset, rng = (
@@ -52,8 +62,10 @@ def main() -> None:
         chosen = [entries[i] for i in rng.choice(len(entries), args.photos, replace=False)]
         image, truth = mosaic(dataset, chosen, tuple(args.cells), args.side, rng)
         for tile in (None, *args.tiles):
-            measured[tile].append(measure(model, image, truth, names, tile))
-    rows = [{"tile": tile or "-", **summary(some)} for tile, some in measured.items()]
+            found = look(model, image, truth, tile) if args.everything else measure(model, image, truth, names, tile)
+            measured[tile].append(found)
+    summarise = overall if args.everything else summary
+    rows = [{"tile": tile or "-", **summarise(some)} for tile, some in measured.items()]
     if args.json:
         print(json.dumps({"size": [args.side * side for side in args.cells], "rows": rows}, indent=2))
         return
@@ -112,6 +124,53 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
         "recall": total["right"] / total["there"],
         "box s": total["box s"] / len(rows),
         "text s": total["text s"] / len(rows),
+    }
+
+
+def look(model: Model, image: Image, truth: Masks, tile: int | None) -> dict[str, float]:
+    """Everything mode in one mosaic."""
+    start = time.perf_counter()
+    found = everything(image, model=model, tile=tile)
+    seconds = time.perf_counter() - start
+    best = rle.iou(truth.rles, found.rles).max(axis=1, initial=0)
+    crops = tiles(image.size, tile, settled_overlap(tile, None)) if tile else []
+    return {
+        "labelled": len(truth),
+        "at 0.5": int((best >= 0.5).sum()),
+        "at 0.75": int((best >= 0.75).sum()),
+        "masks": len(found),
+        "cut": sum(is_cut(rle.decode([one], image.size)[0], crops) for one in found.rles),
+        "alike": int((np.triu(rle.iou(found.rles, found.rles), 1) > ALIKE).sum()),
+        "s": seconds,
+    }
+
+
+def is_cut(mask: np.ndarray, crops: list[CropBox]) -> bool:
+    """Whether a mask ends straight along an inner border of a tile."""
+    framed = np.pad(mask, 1, mode="edge")  # at the border of the image nothing ends
+    for x0, y0, x1, y1 in crops:
+        rows, columns = slice(y0 + 1, y1 + 1), slice(x0 + 1, x1 + 1)
+        ends = (
+            framed[rows, x0 + 1] & ~framed[rows, x0],
+            framed[rows, x1] & ~framed[rows, x1 + 1],
+            framed[y0 + 1, columns] & ~framed[y0, columns],
+            framed[y1, columns] & ~framed[y1 + 1, columns],
+        )
+        if max(end.sum() for end in ends) >= STRAIGHT:
+            return True
+    return False
+
+
+def overall(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Recall over the objects of all mosaics; masks and seconds of one."""
+    total = {key: sum(row[key] for row in rows) for key in rows[0]}
+    return {
+        "recall at 0.5": total["at 0.5"] / total["labelled"],
+        "recall at 0.75": total["at 0.75"] / total["labelled"],
+        "masks": total["masks"] / len(rows),
+        "cut": total["cut"],
+        "alike": total["alike"],
+        "s": total["s"] / len(rows),
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import anymask
-from anymask import automatic_settings, prompting
+from anymask import automatic, automatic_settings, prompting
 from anymask.automatic import collect, everything, everything_steps, to_records
 from anymask.automatic_settings import AutomaticSettings
 from anymask.ops import boxes, rle
@@ -301,17 +301,54 @@ def test_an_image_of_one_pixel_is_searched(model):
         assert found.size == (1, 1)
 
 
-def test_tiles_find_small_things_and_keep_large_ones(model):
-    image = picture((150, 230))
-    settings = {**SURE, "tile": 100, "overlap": 30}
-    steps = list(everything_steps(image, model, AutomaticSettings(**settings)))
+TILED = {**SURE, "tile": 100, "overlap": 30}
+
+
+@pytest.fixture(scope="module")
+def in_tiles(model):
+    return everything(picture((150, 230)), model=model, **TILED)
+
+
+def test_tiles_find_small_things_and_keep_large_ones(model, in_tiles):
+    whole = everything(picture((150, 230)), model=model, **SURE)
+    from_tiles = in_tiles[(in_tiles.crop_boxes != (0, 0, 230, 150)).any(axis=1)]
+    smaller = from_tiles[from_tiles.areas < whole.areas.min()]
+    assert len(smaller) > 10 and rle.iou(smaller.rles, whole.rles).max() < 0.5
+    assert len(np.unique(from_tiles.crop_boxes, axis=0)) == 6
+    large = whole[(whole.boxes[:, 2:] - whole.boxes[:, :2]).max(axis=1) > 100]
+    assert len(large) > 10 and rle.iou(large.rles, in_tiles.rles).max(axis=1).min() > 0.6
+
+
+def test_tiles_leave_no_mask_twice(in_tiles):
+    assert np.triu(rle.iou(in_tiles.rles, in_tiles.rles), 1).max() <= 0.7
+    of_tiles = (in_tiles.crop_boxes != (0, 0, 230, 150)).any(axis=1)
+    assert of_tiles.tolist() == sorted(of_tiles, reverse=True)  # smaller crops first, and of each kind the surest
+    for scores in (in_tiles.scores[of_tiles], in_tiles.scores[~of_tiles]):
+        assert len(scores) > 10 and scores.tolist() == sorted(scores, reverse=True)
+
+
+def test_tiles_leave_no_mask_cut_at_a_seam(model, monkeypatch):
+    """Each tile finds what fills its right half: cut in the left tile, and whole in the right one."""
+
+    def right_half(sieve):
+        x0, _, x1, _ = sieve.frame.crop_box
+        mask = np.zeros((1, *sieve.frame.size), bool)
+        mask[:, 20:80, (x0 + x1) // 2 : x1] = x1 - x0 == 100  # nothing in the whole image
+        return Masks.from_dense(mask, crop_boxes=np.asarray([sieve.frame.crop_box]))
+
+    monkeypatch.setattr(automatic.FastSieve, "masks", right_half)
+    found = everything(picture((100, 200)), model=model, points_per_side=1, tile=100, overlap=0)
+    assert found.boxes.tolist() == [[150, 20, 200, 80]]
+
+
+def test_tiles_give_their_masks_in_the_last_step(model):
+    steps = list(everything_steps(picture((150, 230)), model, AutomaticSettings(**TILED)))
     assert [step.masks is None for step in steps] == [True] * (len(steps) - 1) + [False]
     assert steps[-1].total == 36 * 7  # the image, and 2 x 3 tiles
-    found = everything(image, model=model, **settings)
-    whole = everything(image, model=model, **SURE)
-    assert len(found) > len(whole)
-    assert min({tuple(crop) for crop in found.crop_boxes.tolist()})[:2] == (0, 0)
+
+
+def test_tiles_that_make_no_sense_are_refused(model):
     with pytest.raises(ValueError, match="the overlap must be from 0 to less than the tile of 100 pixels, got 100"):
-        everything(image, model=model, tile=100, overlap=100)
+        everything(IMAGE, model=model, tile=100, overlap=100)
     with pytest.raises(ValueError, match="tile and crop_n_layers both cut the image: ask for one of them"):
-        everything(image, model=model, tile=100, crop_n_layers=1)
+        everything(IMAGE, model=model, tile=100, crop_n_layers=1)

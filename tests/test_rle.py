@@ -179,3 +179,12 @@ def test_a_window_in_an_image_is_the_image_encoded():
         whole = np.zeros((1, h, w), bool)
         whole[0, y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < rng.choice([0.0, 0.4, 1.0])
         assert rle.encode_window(whole[0, y0:y1, x0:x1], x0, y0, (h, w)) == rle.encode(whole)[0]
+
+
+@given(dense_masks())
+def test_distinct_leaves_the_first_of_masks_that_are_alike(masks):
+    packed, left = rle.encode(masks), []
+    for i, mask in enumerate(masks):
+        if all((mask & masks[j]).sum() <= 0.5 * (mask | masks[j]).sum() for j in left):
+            left.append(i)
+    assert rle.distinct(packed, 0.5).tolist() == left

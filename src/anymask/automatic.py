@@ -17,15 +17,17 @@ from jaxtyping import Float
 
 from anymask.automatic_settings import AutomaticSettings, Names, by_our_names
 from anymask.data.images import read_image
+from anymask.joining import join
 from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
-from anymask.models.protocol import CropBox, Model, Thresholds
+from anymask.models.protocol import Model, Thresholds
 from anymask.ops import boxes as box_ops
 from anymask.ops import cleaning, grids, rle
+from anymask.ops.grids import CropBox
 from anymask.sieve import ExactSieve, FastSieve, Limits, Sieve
-from anymask.tiling import join, settled_overlap, tiles
+from anymask.tiling import settled_overlap, tiles
 from anymask.types import Image, Masks, Size
 
 T = TypeVar("T")
@@ -200,10 +202,18 @@ class _Run:
         return self.settings.tile is not None or (self.settings.exact and self.settings.min_mask_region_area > 0)
 
     def _together(self, found: Sequence[tuple[CropBox, Masks]]) -> Masks:
-        """The masks of all crops, or those of tiles joined."""
+        """The masks of all crops, or those of tiles joined, without what is cut and what is there twice."""
         if self.settings.tile is not None:
-            return join(found, self.image.size)
+            return self._distinct(join(found, self.image.size, drop_cut=True))
         return Masks.concat([masks for _, masks in found])
+
+    def _distinct(self, masks: Masks) -> Masks:
+        """Of masks that are nearly one the surest, tiles before the whole image; in this order."""
+        if not len(masks):
+            return masks
+        crops = _column(masks, "crop_boxes")
+        ordered = masks[np.lexsort((-masks.scores, (crops[:, 2:] - crops[:, :2]).prod(axis=1)))]
+        return ordered[rle.distinct(ordered.rles, self.settings.crop_nms_thresh)]
 
     def _begun(self, crop_box: CropBox) -> tuple[Stage, Sieve]:
         features = self.model.encode([self.image], [crop_box])[0]

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from anymask.models.protocol import CropBox, Decoded, Model
+from anymask.models.protocol import Decoded, Model
 from anymask.ops import resize, rle
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Masks, Prompt, Size
 
 STABILITY_OFFSET = 1.0

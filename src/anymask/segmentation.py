@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from anymask.data.images import read_image
+from anymask.joining import join
 from anymask.models.capabilities import knows_no_text
 from anymask.models.load import load
-from anymask.models.protocol import CropBox, EncodedText, Grounded, Model, Thresholds
+from anymask.models.protocol import EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
+from anymask.ops.grids import CropBox
 from anymask.prompting import check_prompt, place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
-from anymask.tiling import around, join, lift, settled_overlap, tiles
+from anymask.tiling import around, lift, settled_overlap, tiles
 from anymask.types import Box, Exemplar, Features, Image, Masks, Prompt, Size
 
 SAME_OBJECT = 0.5  # IoU of two instances of different names from which only the surer stays

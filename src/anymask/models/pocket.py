@@ -26,8 +26,9 @@ from anymask.models.pocket_network import (
 from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.models.promptable import Clicks, PromptableModel, is_lone_click, surest
-from anymask.models.protocol import Capabilities, CropBox, EncodedText, Grounded, Thresholds
+from anymask.models.protocol import Capabilities, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training

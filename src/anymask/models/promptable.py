@@ -21,8 +21,9 @@ from torch.nn import functional
 from anymask.models.capabilities import knows_no_text
 from anymask.models.decode import PromptTensors, Stage, WholeStage
 from anymask.models.devices import in_chunks, memory_for
-from anymask.models.protocol import Capabilities, CropBox, Decoded, EncodedText, Grounded
+from anymask.models.protocol import Capabilities, Decoded, EncodedText, Grounded
 from anymask.ops import resize
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 10.0  # of a bool mask given as a prompt, as in SAM 2 (`SAM2Base._use_mask_as_output`)

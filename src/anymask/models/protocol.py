@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Image, Prompt
-
-CropBox = tuple[int, int, int, int]
 
 
 class CheckpointError(Exception):

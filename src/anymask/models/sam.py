@@ -32,10 +32,10 @@ from anymask.models.decode import CANDIDATES, SINGLE, PromptTensors, SharedStage
 from anymask.models.image_sizes import as_size, check_size
 from anymask.models.mask_tokens import answer_tokens, dense_prompts, masks_of, through_transformer
 from anymask.models.promptable import Clicks, PromptableModel, as_in_square
-from anymask.models.protocol import CropBox
 from anymask.models.sam_keys import HIGH_QUALITY, MODEL_TYPES, config_of, image_size, renamed, with_shared_position
 from anymask.models.sam_layers import with_lean_layers
 from anymask.models.sam_sizes import fit_encoder, fit_heads, fit_windows
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of RGB, 0 to 255 (segment-anything, `build_sam`)

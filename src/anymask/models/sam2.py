@@ -24,7 +24,7 @@ from anymask.models.decode import PromptTensors, SharedStage, Stage, WholeStage
 from anymask.models.image_sizes import as_size, as_written, check_size
 from anymask.models.mask_tokens import answer_tokens, dense_prompts
 from anymask.models.promptable import CORNERS, Clicks, PromptableModel, as_in_square, surest
-from anymask.models.protocol import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Size
 
 CONFIG_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")

@@ -26,9 +26,10 @@ from anymask.models.checkpoints import building, in_dtype, load_strictly, read_c
 from anymask.models.decode import PromptTensors, Stage
 from anymask.models.devices import in_chunks
 from anymask.models.promptable import Clicks, PromptableModel
-from anymask.models.protocol import CheckpointError, CropBox, Decoded, EncodedText, Grounded
+from anymask.models.protocol import CheckpointError, Decoded, EncodedText, Grounded
 from anymask.models.sam2 import answer_clicks_sam2, answer_sam2, shared_stage, stable_or_surest
 from anymask.models.sam3_detector import LEVELS, Question, Shown
+from anymask.ops.grids import CropBox
 from anymask.types import Concept, Features, Frame, Image, Prompt, Size
 
 VISUAL = "visual"  # the text of exemplars alone (sam3, `Sam3Processor.add_geometric_prompt`)

@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torchvision.ops import nms
 
+from anymask.ops.grids import CropBox
+
 
 def jittered(
     boxes: Float[np.ndarray, "n 4"], amount: float, size: tuple[int, int], rng: np.random.Generator
@@ -31,7 +33,7 @@ def distinct(
 
 
 def near_crop_edge(
-    boxes: Float[np.ndarray, "n 4"], crop_box: tuple[int, int, int, int], size: tuple[int, int], tolerance: float = 20.0
+    boxes: Float[np.ndarray, "n 4"], crop_box: CropBox, size: tuple[int, int], tolerance: float = 20.0
 ) -> Bool[np.ndarray, "n"]:
     """Boxes with a side near the crop's that is not the image's (`size` h w): their object goes on outside the crop.
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-CropBox = tuple[int, int, int, int]
+CropBox = tuple[int, int, int, int]  # x0 y0 x1 y1, a part of an image
 
 
 def point_grid(side: int) -> Float[np.ndarray, "n 2"]:

@@ -84,6 +84,15 @@ def iou(first: Sequence[Rle], second: Sequence[Rle]) -> Float[np.ndarray, "n m"]
     return np.asarray(overlaps, dtype=np.float32).reshape(len(first), -1)
 
 
+def distinct(rles: Sequence[Rle], iou_threshold: float) -> Int[np.ndarray, "k"]:
+    """Rows that non-maximum suppression leaves, where earlier ones are better: none with an IoU above the threshold."""
+    left: list[int] = []
+    for row, one in enumerate(rles):
+        if iou([one], [rles[i] for i in left]).max(initial=0) <= iou_threshold:
+            left.append(row)
+    return np.asarray(left, np.int64)
+
+
 def merge(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
     """The union of `rles`; of none, the empty mask of `size`."""
     if not rles:

@@ -21,7 +21,7 @@ from anymask.data.images import read_image
 from anymask.data.pairs import Pair
 from anymask.models.digests import digest_of_weights
 from anymask.models.promptable import PromptableModel
-from anymask.models.protocol import CropBox
+from anymask.ops.grids import CropBox
 from anymask.types import Image, Size
 
 SMALLEST_PART = 0.5  # side of a random part, as a share of the image's
