@@ -14,8 +14,6 @@ from tiny_sam3 import tiny_sam3, tiny_sam3_lite_text
 
 SHARED = {make.__name__: make for make in (tiny_sam, tiny_mobile, tiny_sam2, tiny_edgetam, tiny_sam3)}
 ALL = {**SHARED, "tiny_sam_hq": tiny_sam_hq, "tiny_pocket": tiny_model}
-
-
 KINDS = ({"points": 1}, {"points": 3}, {"points": 0, "boxed": True}, {"points": 2, "masked": True})
 
 
@@ -38,9 +36,7 @@ def clicks(model, n, points=1, boxed=False, masked=False):
 
 
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
-@pytest.mark.parametrize(
-    "kind", [{"points": 1}, {"points": 3}, {"points": 0, "boxed": True}, {"points": 2, "masked": True}]
-)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @torch.inference_mode()
 def test_scores_and_masks_are_those_of_the_whole_decoder(make, kind):
     compare(*staged(make), kind)

@@ -130,29 +130,43 @@ class FastSieve(Sieve):
     def _sifted(self, points: np.ndarray, iou: np.ndarray, logits: Tensor) -> list[Kept]:
         grid = _Grid.of(self.frame, (logits.shape[1], logits.shape[2]))
         shown = logits[:, : grid.shown[0], : grid.shown[1]]
-        stable, on = stability(shown, self.limits.stability_offset).cpu().numpy(), shown > 0
-        rows, columns = on.any(2).cpu().numpy(), on.any(1).cpu().numpy()
+        stable = stability(shown, self.limits.stability_offset).cpu().numpy()
+        inside, around = _boxes(shown > 0), _boxes(shown > -self.limits.stability_offset)
         kept = list[Kept]()
-        for i in np.flatnonzero(rows.any(1)):
-            cells = _Cells(*_ends(rows[i]), *_ends(columns[i]))
+        for i, cells in inside.items():
+            wide = around[i] if around[i].area <= SMALL else None
             given = float(iou[i]), float(stable[i]), points[i]
-            one = (self._small if cells.area <= SMALL else self._large)(grid, logits[i], cells, *given)
+            if cells.area <= SMALL:
+                one = self._small(grid, logits[i], cells, wide, *given)
+            else:
+                one = self._large(grid, logits[i], cells, *given)
             if one is not None and one.stability >= self.limits.stability:
                 kept.append(one)
         whole = self._is_whole(np.asarray([one.box for one in kept], np.float32).reshape(-1, 4))
         return [one for one, keeps_off in zip(kept, whole, strict=True) if keeps_off]
 
     def _small(
-        self, grid: "_Grid", logits: Tensor, cells: "_Cells", iou: float, _: float, point: np.ndarray
+        self,
+        grid: "_Grid",
+        logits: Tensor,
+        cells: "_Cells",
+        wide: "_Cells | None",
+        iou: float,
+        stable: float,
+        point: np.ndarray,
     ) -> Kept | None:
-        full, left, top = grid.place(grid.window(logits, cells), cells)
+        """`wide` holds all that counts for stability; None where that is large."""
+        within = wide or cells
+        full, left, top = grid.place(grid.window(logits, within), within)
+        if wide is not None:
+            stable = float(stability(full[None], self.limits.stability_offset))
         mask = (full > 0).numpy()
         if not mask.any():
             return None
         (y0, y1), (x0, x1) = (_ends(np.asarray(mask.any(axis=axis))) for axis in (1, 0))
-        packed = grid.packed(mask, left, top)
+        packed = grid.packed(mask[y0:y1, x0:x1], left + x0, top + y0)
         box = np.asarray((left + x0, top + y0, left + x1 - 1, top + y1 - 1), np.float32)
-        return Kept(iou, float(stability(full[None], self.limits.stability_offset)), box, point, lambda: packed)
+        return Kept(iou, stable, box, point, lambda: packed)
 
     def _large(
         self, grid: "_Grid", logits: Tensor, cells: "_Cells", iou: float, stable: float, point: np.ndarray
@@ -210,16 +224,36 @@ class _Grid:
         x0, y0, x1, y1 = self.frame.crop_box
         rows = _pixels(cells.top, cells.bottom, self.step[0], y1 - y0)
         columns = _pixels(cells.left, cells.right, self.step[1], x1 - x0)
-        down, across = (
-            torch.tensor((pixels + 0.5) / step - 0.5 - max(first - 1, 0), dtype=torch.float32)
-            for pixels, step, first in ((rows, self.step[0], cells.top), (columns, self.step[1], cells.left))
-        )
-        return resize.sample(window, down, across), int(columns[0]), int(rows[0])
+        down = self._places(0, rows, max(cells.top - 1, 0))
+        across = self._places(1, columns, max(cells.left - 1, 0))
+        for some_rows, some_columns in zip(down, across, strict=True):
+            window = resize.sample(window, some_rows, some_columns)
+        return window, int(columns[0]), int(rows[0])
+
+    def _places(self, axis: int, pixels: Int[np.ndarray, "k"], first: int) -> list[Float[Tensor, "_"]]:
+        """Where pixels of the crop lie in a window that begins at the cell `first`; by way of the input, two steps."""
+        if not self.frame.through_input:
+            return [_floats((pixels + 0.5) / self.step[axis] - 0.5 - first)]
+        x0, y0, x1, y1 = self.frame.crop_box
+        side, content = (y1 - y0, x1 - x0)[axis], self.frame.content_size[axis]
+        at = ((pixels + 0.5) * content / side - 0.5).clip(0, content - 1)
+        inputs = np.arange(int(at[0]), min(int(at[-1]) + 2, content))
+        return [_floats((inputs + 0.5) * side / content / self.step[axis] - 0.5 - first), _floats(at - inputs[0])]
 
     def packed(self, mask: Bool[np.ndarray, "wh ww"], left: int, top: int) -> Rle:
         """A mask that begins at this pixel of the crop, in the image."""
         x0, y0, _, _ = self.frame.crop_box
         return rle.encode_window(mask, x0 + left, y0 + top, self.frame.size)
+
+
+def _floats(places: Float[np.ndarray, "k"]) -> Float[Tensor, "k"]:
+    return torch.from_numpy(places.astype(np.float32))
+
+
+def _boxes(on: Bool[Tensor, "k lh lw"]) -> dict[int, _Cells]:
+    """The cells that are on, of those rows where some are."""
+    rows, columns = on.any(2).cpu().numpy(), on.any(1).cpu().numpy()
+    return {int(i): _Cells(*_ends(rows[i]), *_ends(columns[i])) for i in np.flatnonzero(rows.any(1))}
 
 
 def _ends(on: Bool[np.ndarray, "n"]) -> tuple[int, int]:
