@@ -88,12 +88,26 @@ def test_of_boxes_that_overlap_too_much_the_surest_stays(sieve):
 
 
 @either
+def test_boxes_are_compared_as_the_reference_does_ending_on_their_last_pixel(sieve):
+    frame = FRAMES["small image"]
+    logits = disks(frame, (0.5, 0.3, 0.12), (0.5, 0.3, 0.1), slope=2.0)
+    ends = sift(sieve, frame, logits, [0.9, 0.8], replace(LIMITS, box_nms=1.0)).boxes
+    sides = ends[:, 2:] - ends[:, :2]
+    (inner, outer), (shorter, longer) = (np.sort(np.prod(one, axis=1)) for one in (sides, sides - 1))
+    between = float(inner / outer + shorter / longer) / 2
+    assert numbers(sift(sieve, frame, logits, [0.9, 0.8], replace(LIMITS, box_nms=between))) == [0, 1]
+
+
+@either
 def test_what_ends_at_an_edge_of_the_crop_and_not_of_the_image_is_dropped(sieve):
     frame = Frame.stretched((300, 840), (1024, 1024), (0, 0, 420, 300))
-    logits = disks(frame, (0.0, 0.5, 0.15), (1.0, 0.5, 0.15), (0.8, 0.5, 0.1), (0.88, 0.5, 0.1))
-    scores = [0.9, 0.8, 0.7, 0.6]
-    assert numbers(sift(sieve, frame, logits, scores)) == [0, 2]
-    assert numbers(sift(sieve, frame, logits, scores, replace(LIMITS, drop_cut=False))) == [0, 1, 2, 3]
+    for radius in (0.1, 0.2):
+        ends = 1 + radius, 1.0, 0.964, 0.94  # 15 and 25 pixels before the crop's end
+        logits = disks(frame, (0.0, 0.5, radius), *((end - radius, 0.5, radius) for end in ends))
+        scores = [0.9, 0.8, 0.7, 0.6, 0.55]
+        alike = replace(LIMITS, box_nms=1.0)
+        assert numbers(sift(sieve, frame, logits, scores, alike)) == [0, 4]
+        assert numbers(sift(sieve, frame, logits, scores, replace(alike, drop_cut=False))) == [0, 1, 2, 3, 4]
 
 
 @either
@@ -113,3 +127,6 @@ def test_empty_masks_never_survive(sieve):
     frame = FRAMES["padded"]
     everything = replace(LIMITS, predicted_iou=0.0, stability=0.0)
     assert len(sift(sieve, frame, torch.full((2, 256, 256), -3.0), [0.9, 0.8], everything)) == 0
+    pixels = Frame.stretched((2, 2), (1024, 1024))
+    lost = disks(pixels, (0.25, 0.25, 0.1), (0.75, 0.25, 0.1), (0.25, 0.75, 0.1), (0.75, 0.75, 0.1)).amax(0)
+    assert len(sift(sieve, pixels, -lost[None], [0.9], everything)) == 0  # on between the centres of pixels alone

@@ -157,7 +157,7 @@ class FastSieve(Sieve):
     ) -> Kept | None:
         """`wide` holds all that counts for stability; None where that is large."""
         within = wide or cells
-        full, left, top = grid.place(grid.window(logits, within), within)
+        full, left, top = grid.place(grid.window(logits, within), within, self.frame.through_input)
         if wide is not None:
             stable = float(stability(full[None], self.limits.stability_offset))
         mask = (full > 0).numpy()
@@ -174,7 +174,7 @@ class FastSieve(Sieve):
         window = grid.window(logits, cells).half()
 
         def make() -> Rle:
-            full, left, top = grid.place(window.float(), cells)
+            full, left, top = grid.place(window.float(), cells, False)
             return grid.packed((full > 0).numpy(), left, top)
 
         return Kept(iou, stable, grid.box(cells), point, make)
@@ -219,24 +219,31 @@ class _Grid:
         """The cells and one more on each side."""
         return logits[max(cells.top - 1, 0) : cells.bottom + 1, max(cells.left - 1, 0) : cells.right + 1].cpu()
 
-    def place(self, window: Float[Tensor, "lh lw"], cells: _Cells) -> tuple[Float[Tensor, "wh ww"], int, int]:
-        """The logits of a `window` in pixels of the crop, and where they begin: x and y."""
+    def place(
+        self, window: Float[Tensor, "lh lw"], cells: _Cells, through_input: bool
+    ) -> tuple[Float[Tensor, "wh ww"], int, int]:
+        """The logits of a `window` in pixels of the crop, and where they begin: x and y.
+
+        `through_input` in two steps, as SAM 1 does; for large masks that costs much and changes little.
+        """
         x0, y0, x1, y1 = self.frame.crop_box
         rows = _pixels(cells.top, cells.bottom, self.step[0], y1 - y0)
         columns = _pixels(cells.left, cells.right, self.step[1], x1 - x0)
-        down = self._places(0, rows, max(cells.top - 1, 0))
-        across = self._places(1, columns, max(cells.left - 1, 0))
+        down = self._places(0, rows, max(cells.top - 1, 0), through_input)
+        across = self._places(1, columns, max(cells.left - 1, 0), through_input)
         for some_rows, some_columns in zip(down, across, strict=True):
             window = resize.sample(window, some_rows, some_columns)
         return window, int(columns[0]), int(rows[0])
 
-    def _places(self, axis: int, pixels: Int[np.ndarray, "k"], first: int) -> list[Float[Tensor, "_"]]:
-        """Where pixels of the crop lie in a window that begins at the cell `first`; by way of the input, two steps."""
-        if not self.frame.through_input:
+    def _places(
+        self, axis: int, pixels: Int[np.ndarray, "k"], first: int, through_input: bool
+    ) -> list[Float[Tensor, "_"]]:
+        """Where pixels of the crop lie in a window that begins at the cell `first`, for each step of `place`."""
+        if not through_input:
             return [_floats((pixels + 0.5) / self.step[axis] - 0.5 - first)]
         x0, y0, x1, y1 = self.frame.crop_box
         side, content = (y1 - y0, x1 - x0)[axis], self.frame.content_size[axis]
-        at = ((pixels + 0.5) * content / side - 0.5).clip(0, content - 1)
+        at = (pixels + 0.5) * content / side - 0.5
         inputs = np.arange(int(at[0]), min(int(at[-1]) + 2, content))
         return [_floats((inputs + 0.5) * side / content / self.step[axis] - 0.5 - first), _floats(at - inputs[0])]
 
