@@ -214,9 +214,9 @@ def encode_jobs() -> dict[str, Job]:
 def pocket_jobs() -> dict[str, Job]:
     """Its time on a small photo, and for growing grids and photos."""
     cases: dict[str, list[Any]] = {
-        "pocket": [(POCKET_SIDE, {})],
-        "curve/points": [(POCKET_SIDE, {"points_per_side": side}) for side in POINTS_CURVE],
-        "curve/megapixels": [(side_of(size), {}) for size in MEGAPIXELS_CURVE],
+        "pocket": [[POCKET_SIDE, {}]],
+        "curve/points": [[POCKET_SIDE, {"points_per_side": side}] for side in POINTS_CURVE],
+        "curve/megapixels": [[side_of(size), {}] for size in MEGAPIXELS_CURVE],
     }
     return {
         f"{name}/{contender}": {"kind": "curve", "weights": "pocket", "contender": contender, "cases": given}

@@ -15,7 +15,7 @@ GREY = "0.45"
 
 def draw(report: Report, path: Path) -> None:
     """Bars on the left, the two curves on the right."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
     bars, points, pixels = figure.subplots(1, 3, width_ratios=(1.7, 1, 1))
     contenders(bars, report)
     growth(points, report, "points", "points of the grid")
@@ -54,7 +54,8 @@ def growth(axes: Axes, report: Report, axis: str, label: str) -> None:
         seconds = [row[f"seconds_{mode}"] for row in rows]
         if None not in seconds:
             axes.plot(sizes, seconds, "o-", color=colour, markersize=4, label=f"{mode}")
-    axes.set(xlabel=label, ylabel="seconds", title=f"pocket: time against {axis}")
+    axes.set(xlabel=label, ylabel="seconds", title=f"pocket, by {axis}")
+    axes.margins(x=0.08)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     if axes.lines:

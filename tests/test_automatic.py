@@ -408,6 +408,13 @@ def test_tiles_leave_no_mask_cut_at_a_seam(model, monkeypatch):
     assert found.boxes.tolist() == [[150, 20, 200, 80]]
 
 
+def test_what_a_tile_cuts_is_there_to_be_joined(model, monkeypatch):
+    parts = []
+    monkeypatch.setattr(automatic, "join", lambda found, size, **_: parts.extend(found) or Masks.empty(size))
+    everything(picture((150, 230)), model=model, **TILED)
+    assert any(boxes.near_crop_edge(masks.boxes, crop, (150, 230)).any() for crop, masks in parts if len(masks))
+
+
 def test_tiles_give_their_masks_in_the_last_step(model):
     steps = list(everything_steps(picture((150, 230)), model, AutomaticSettings(**TILED)))
     assert [step.masks is None for step in steps] == [True] * (len(steps) - 1) + [False]
