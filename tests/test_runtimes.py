@@ -86,6 +86,16 @@ def test_auto_is_eager_until_a_graph_pays(cache):
     assert seen == [1]
 
 
+def test_auto_stays_eager_where_no_graph_can_be_kept(cache, caplog):
+    cache.write_text("a file where the folder should be")
+    model = tiny_sam()
+    model.runtime = runtime_for(model, "auto")
+    for _ in range(PAYS_AFTER + 2):
+        logits(model)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and told[0].endswith("computing it eagerly")
+
+
 def test_auto_takes_a_graph_that_is_there_at_once(cache):
     first = tiny_sam()
     first.runtime = runtime_for(first, "openvino")

@@ -152,14 +152,20 @@ class _Auto:
     """Eager for the first images, then OpenVINO; at once where the graph was made before."""
 
     def __init__(self, model: PromptableModel) -> None:
-        self.model, self.done = model, 0
+        self.model, self.done, self.cannot = model, 0, False
         self.openvino = _Lazy(model, "openvino", "float32")
         self.known = cache_folder().is_dir() and graph_path(model, "encoder").is_file()
 
     def __call__(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         self.done += 1
-        eager = self.done <= PAYS_AFTER and not self.known
-        return self.model.embed(pixels) if eager else self.openvino.embed(pixels)
+        if self.cannot or (self.done <= PAYS_AFTER and not self.known):
+            return self.model.embed(pixels)
+        try:
+            return self.openvino.embed(pixels)
+        except OSError as error:
+            _log.warning("the graph of %s cannot be kept (%s): computing it eagerly", self.model.name, error)
+            self.cannot = True
+            return self.model.embed(pixels)
 
 
 def graph_path(model: PromptableModel, part: str) -> Path:
