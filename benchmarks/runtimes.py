@@ -4,7 +4,7 @@
     python benchmarks/runtimes.py --models vit-b --output docs/runtimes.json
 
 Weights are random (time does not depend on them) but pocket's. All of a model are measured in turns in one process, and
-the median is shown, so that what else the machine does meets all alike. `encode_speedups` is for other benchmarks.
+the median is shown, so that what else the machine does meets all alike.
 """
 
 import argparse
@@ -45,15 +45,6 @@ class Row:
     peak_megabytes: float = 0.0  # above what was held before, the highest of all rounds
     making_seconds: float = 0.0  # of the graph, once
     times: list[float] = field(default_factory=list)
-
-
-def encode_speedups(rounds: int = ROUNDS) -> dict[str, float]:
-    """Of SAM ViT-B at 1024 pixels against transformers' default, by OpenVINO in float32 and in int8."""
-    rows = {(row.runtime, row.dtype): row.speedup for row in measure("vit-b", rounds, ("openvino",))}
-    return {
-        "encode_speedup_fp32": rows["openvino", "float32"],
-        "encode_speedup_int8": rows["openvino", "int8"],
-    }
 
 
 def measure(

@@ -7,6 +7,7 @@ beside the results, where it could be taken for those of a photo.
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +60,13 @@ def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
     from anymask.data.files import sha256_of
 
     model = clickable(load_model(args))
-    made_with = _made_with(args, model, settings)
+    made_with = cache(partial(_made_with, args, model, settings))  # a digest of all weights, only if it is asked for
 
     def find(image: "Image", advance: Advance) -> "Masks":
         return collect(_followed(everything_steps(image, model, settings), advance), image.size).compact()
 
     def record(photo: Path) -> dict[str, Any]:
-        return {"photo": sha256_of(photo), **made_with}
+        return {"photo": sha256_of(photo), **made_with()}
 
     def earlier(photo: Path, paths: Mapping[str, Path]) -> "Masks | None":
         return _earlier(paths, record(photo)) if args.resume else None
