@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -18,6 +19,7 @@ from transformers import (
 from anymask.grounding.dino import DinoDetector, shipped_tokenizer
 from anymask.grounding.owl import OwlDetector
 from anymask.models.sam3_text import MERGES, tokenizer_of
+from anymask.types import Image
 from tiny import seed_weights
 
 SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4, "image_size": 64}
@@ -110,3 +112,8 @@ def tiny_owl_processor() -> Owlv2ImageProcessor:
 def clip_tokenizer() -> CLIPTokenizer:
     """From the file of merges in the package open_clip."""
     return tokenizer_of(Path(find_spec("open_clip").origin).parent / MERGES)
+
+
+def noise_image(size: tuple[int, int]) -> Image:
+    """Of (h, w), always the same."""
+    return Image(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))

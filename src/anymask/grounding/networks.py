@@ -20,7 +20,7 @@ from anymask.models.protocol import CheckpointError
 
 
 def configured(values: Mapping[str, Any], path: Path) -> Any:
-    """The configuration that a `config.json` at `path` describes. Raises CheckpointError if nothing can be made of it."""
+    """The configuration that the values of a `config.json` at `path` describe. Raises CheckpointError."""
     with building(path), _quiet():
         return AutoConfig.for_model(**values)
 
