@@ -85,4 +85,4 @@ class _Pairs:
         return bool(rle.intersections([union], [self.masks.rles[row]])[0, 0] >= COVERED * self.areas[row])
 
     def _are_apart(self, a: int, b: int) -> bool:
-        return max(self.inside[a, b], self.inside[b, a]) <= APART
+        return bool(max(self.inside[a, b], self.inside[b, a]) <= APART)
