@@ -284,6 +284,25 @@ def test_a_folder_without_tokenizer_reads_the_shipped_vocabulary(tmp_path):
     assert detector.captions(["red car", "犬"]) == tiny_dino().captions(["red car", "犬"])
 
 
+@pytest.mark.parametrize("kind", ["grounding-dino", "owlv2"])
+def test_broken_files_beside_the_weights_are_named(kind, tmp_path):
+    folder = saved(kind, tmp_path)
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json in .* cannot be read \(.*: fetch it again"):
+        load_detector(folder, device="cpu")
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json or vocab.(txt|json) in .* cannot be read"):
+        load_detector(folder, device="cpu")
+
+
+def test_a_path_does_not_hide_a_name_of_the_catalogue():
+    Path(DEFAULT).mkdir()
+    assert not is_here(DEFAULT) and is_here(f"./{DEFAULT}") and not is_here("")
+    with pytest.raises(CheckpointError, match=f"IDEA-Research/{DEFAULT} is not on this machine"):
+        load_detector(DEFAULT)
+
+
 def test_owl_without_tokenizer_takes_that_of_open_clip_or_says_what_to_bring(tmp_path, monkeypatch):
     folder = saved("owlv2", tmp_path)
     for name in folder.glob("tokenizer*"):

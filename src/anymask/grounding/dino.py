@@ -25,9 +25,9 @@ from transformers import (
 
 from anymask.grounding import dino_keys
 from anymask.grounding.detected import check_names, corners, detections
-from anymask.grounding.networks import configured, filled
+from anymask.grounding.networks import beside, configured, filled
 from anymask.grounding.protocol import Detections, DetectionThresholds
-from anymask.models.checkpoints import building, read_config, read_folder
+from anymask.models.checkpoints import read_config, read_folder
 from anymask.models.devices import memory_for
 from anymask.models.pocket_files import SHIPPED
 from anymask.types import Image
@@ -91,11 +91,9 @@ class DinoDetector:
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "DinoDetector":
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, KINDS)
-        config = configured(values, folder)
-        with building(folder):
-            processor = read_processor(GroundingDinoImageProcessor, folder)
-            tokenizer = _read_tokenizer(folder)
-        kind = KINDS[values["model_type"]]
+        kind, config = KINDS[values["model_type"]], configured(values, folder)
+        processor = beside(GroundingDinoImageProcessor, folder) or GroundingDinoImageProcessor()
+        tokenizer = beside(AutoTokenizer, folder, ("tokenizer.json", "vocab.txt")) or shipped_tokenizer()
         network = filled(kind, config, read_folder(folder), folder, dtype, leftovers=True)
         return cls(network, tokenizer, processor, device, name)
 
@@ -191,18 +189,6 @@ def shipped_tokenizer() -> Any:
     with (SHIPPED / "vocab.txt").open(encoding="utf-8") as file:
         pieces = file.read().splitlines()
     return BertTokenizer(vocab={piece: row for row, piece in enumerate(pieces)})
-
-
-def read_processor(kind: Any, folder: Path) -> Any:
-    """How a folder wants its images prepared; the defaults of `kind` if it does not say."""
-    is_told = (folder / "preprocessor_config.json").is_file()
-    return kind.from_pretrained(folder, local_files_only=True) if is_told else kind()
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return shipped_tokenizer()
 
 
 def _of_spans(
