@@ -106,6 +106,14 @@ def home() -> Path:
     return Path(kept or fallback) / "anymask"
 
 
+def is_offline() -> bool:
+    """Whether the hub may not be asked: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set."""
+    from huggingface_hub import constants
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return constants.HF_HUB_OFFLINE or any(os.environ.get(name, "").lower() in _ON for name in names)
+
+
 def lone_checkpoint(folder: Path) -> Path | None:
     """The only file of weights in a folder without config.json, if there is one and no more."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
@@ -140,7 +148,7 @@ def fetch(hub_id: str, entry: Entry | None, instead: str = "") -> Path:
 
     Raises CheckpointError that says what to do, and what there is `instead` if not another model.
     """
-    if _is_offline():
+    if is_offline():
         raise _absent(hub_id, entry, "the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)", instead)
     weights = (entry.file,) if entry and entry.file else WEIGHTS
     with _explained(hub_id, entry, instead):
@@ -234,13 +242,6 @@ def may_be_hub_id(name: str) -> bool:
     """Whether to ask the hub: not for what looks like a file, nor for a name in a folder that is here."""
     is_file = Path(name).suffix.lower() in (*SUFFIXES, ".tar", ".onnx")
     return _HUB_ID.fullmatch(name) is not None and not is_file and not Path(name).parent.is_dir()
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return constants.HF_HUB_OFFLINE or any(os.environ.get(name, "").lower() in _ON for name in names)
 
 
 def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
