@@ -192,6 +192,14 @@ def test_names_that_share_a_word_are_told_apart_by_the_other(monkeypatch):
     np.testing.assert_allclose(found.boxes, [[24, 15, 56, 35]], rtol=1e-6)
 
 
+def test_a_box_scores_as_its_own_name_does_and_only_a_name_that_scores_enough_is_its_label(monkeypatch):
+    words = {"small": 0.1, "dog": 0.9, "cat": 0.6, "bird": 0.28}
+    found = scored(monkeypatch, words).detect(noise_image((50, 80)), ["small dog", "cat"])
+    assert found.labels == ("cat",) and found.scores == pytest.approx([0.6])
+    found = scored(monkeypatch, {**words, "dog": 0.4}).detect(noise_image((50, 80)), ["small dog", "bird"])
+    assert found.labels == ("small dog",) and found.scores == pytest.approx([0.4])
+
+
 def test_thresholds_of_the_box_and_of_the_text(monkeypatch):
     detector, image = scored(monkeypatch, {"dog": 0.28, "cat": 0.2}), noise_image((50, 80))
     nothing = detector.detect(image, ["dog", "cat"])
