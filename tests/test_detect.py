@@ -236,6 +236,13 @@ def test_marks_in_a_name_do_not_part_it_and_spelling_stays(monkeypatch):
     assert len(found) and set(found.labels) <= set(names)
 
 
+def test_a_caption_is_what_transformers_would_read():
+    detector = tiny_dino()
+    processor = GroundingDinoProcessor(detector.processor, detector.tokenizer)
+    (caption,), _ = detector.captions(["a red car", "Dog", "犬"])
+    assert list(caption.ids) == processor(text=["a red car", "Dog", "犬"])["input_ids"]
+
+
 def test_emoji_find_nothing_and_a_long_name_is_cut_and_both_are_said():
     detector, long = tiny_dino(), "word " * 400
     found = detector.detect(noise_image((50, 80)), ["🙂", "dog", long], ALL)
