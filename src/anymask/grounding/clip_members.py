@@ -128,7 +128,7 @@ class ClipModel:
     @property
     def scale(self) -> float:
         """What products of vectors are multiplied by."""
-        return float(self.network.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
+        return float(self.network.logit_scale.detach().exp())  # type: ignore[operator]
 
     @property
     def bias(self) -> float | None:
