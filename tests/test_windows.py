@@ -21,10 +21,10 @@ class Planted:
     name, notes = "planted", ("a note",)
 
     def __init__(self, whole: bool = False, **maps: np.ndarray) -> None:
-        self.maps, self.whole, self.calls = maps, whole, 0
+        self.maps, self.whole, self.asked = maps, whole, []
 
     def score_windows(self, image, windows, names):
-        self.calls += 1
+        self.asked.append(list(names))
         grids = [np.stack([self.maps[name][y0:y1, x0:x1] for name in names]) for x0, y0, x1, y1 in windows]
         return [grid.mean(axis=(1, 2), keepdims=True) for grid in grids] if self.whole else grids
 
@@ -42,7 +42,7 @@ def test_planted_objects_get_their_boxes_points_and_names():
     cat = np.maximum(blob(60, 80, 16, 0.9, SIZE), blob(180, 240, 20, 0.6, SIZE))
     scorer = Planted(cat=cat, dog=blob(180, 60, 25, 0.8, SIZE), cow=blob(9, 9, 9, 0.1, SIZE))
     found = WindowDetector(scorer).detect(IMAGE, ["dog", "cow", "cat"])
-    assert isinstance(found, Detections) and scorer.calls == 1
+    assert isinstance(found, Detections) and scorer.asked == [["dog", "cow", "cat"], ["dog", "cow", "cat"]]
     expected = {(80, 60, 16): "cat", (60, 180, 25): "dog", (240, 180, 20): "cat"}
     assert len(found) >= 3 and list(found.scores) == sorted(found.scores, reverse=True)
     for (x, y, spread), label in expected.items():
@@ -62,6 +62,20 @@ def test_two_that_touch_get_a_box_each_and_one_for_both():
     both, left, right = sorted(found.boxes.tolist())
     assert left[2] <= right[0] + 4 and abs(left[2] - 152) < 6
     assert both[0] <= left[0] and both[2] >= right[2] and found.boxes[0].tolist() == left
+
+
+@pytest.mark.parametrize(
+    ("whole", "asked"), [(False, [["cat", "dog", "cow"], ["dog"]]), (True, [["cat", "dog", "cow"]] * 2)]
+)
+def test_smaller_windows_are_for_names_of_which_there_is_a_glimpse(whole, asked):
+    flat = {name: np.full(SIZE, value, np.float32) for name, value in (("cat", 0.01), ("dog", 0.06), ("cow", 0.05))}
+    scorer = Planted(whole, **flat)
+    found = WindowDetector(scorer).detect(IMAGE, ["cat", "dog", "cow"])
+    assert scorer.asked == asked and len(found) == 0
+    assert found.nearest == pytest.approx({"cat": 0.01, "dog": 0.06, "cow": 0.05}, abs=1e-4)
+    scorer = Planted(whole, cat=flat["cat"])
+    assert WindowDetector(scorer).detect(IMAGE, ["cat"]).maps.probs.shape == (1, 72, LONG_SIDE)
+    assert scorer.asked == [["cat"]] * (1 + whole)
 
 
 def test_a_scorer_of_whole_windows_finds_where_it_is():

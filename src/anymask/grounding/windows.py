@@ -24,6 +24,7 @@ OVERLAP = 4  # windows share a quarter of their side
 LONG_SIDE = 96  # cells of a map
 MOST = 64  # boxes a name
 SAME = 0.8  # IoU of two boxes of a name from which on they are one
+GLIMPSE = 0.35  # of the threshold
 RIM = 0.02  # weight of the rim of a window beside 1 in its middle
 
 
@@ -55,11 +56,11 @@ class WindowDetector:
         floor = (thresholds or self.thresholds).box
         if not 0 < floor <= 1:
             raise ValueError(f"the box threshold of {self.name} must be above 0 and at most 1, got {floor:g}")
-        maps = self._maps(image, names)
-        overall = np.mean(maps, axis=0)
-        several = [overall, *maps] if len(maps) > 1 else maps
-        nearest = {name: float(max(one[k].max() for one in several)) for k, name in enumerate(names)}
-        found = [_boxes([one[k] for one in several], floor, image.size) for k in range(len(names))]
+        maps = self._maps(image, names, floor * GLIMPSE)
+        overall = [np.mean(some, axis=0) for some in maps]
+        several = [[mean, *some] if len(some) > 1 else some for mean, some in zip(overall, maps, strict=True)]
+        nearest = {name: float(max(one.max() for one in some)) for name, some in zip(names, several, strict=True)}
+        found = [_boxes(some, floor, image.size) for some in several]
         labels = [name for name, rows in zip(names, found, strict=True) for _ in rows]
         rows = np.concatenate(found)
         order = np.argsort(-rows[:, 4], kind="stable")
@@ -69,18 +70,25 @@ class WindowDetector:
             tuple(labels[i] for i in order),
             nearest,
             points=rows[order, 5:],
-            maps=ScoreMaps(tuple(names), overall),
+            maps=ScoreMaps(tuple(names), np.stack(overall)),
             notes=self.scorer.notes,
         )
 
-    def _maps(self, image: Image, names: Sequence[str]) -> list[Float[np.ndarray, "k mh mw"]]:
-        """Of each scale that the image is large enough for."""
-        groups = windows_of(image.size, self.scales)
-        grids = self.scorer.score_windows(image, [window for group in groups for window in group], names)
-        maps, start = list[np.ndarray](), 0
-        for group in groups:
-            maps.append(_blend(group, grids[start : start + len(group)], image.size))
-            start += len(group)
+    def _maps(self, image: Image, names: Sequence[str], glimpse: float) -> list[list[Float[np.ndarray, "mh mw"]]]:
+        """Of each name those of the scales that it was sought in.
+
+        Where a scorer tells places within a window apart, a name is sought in smaller windows only if the first scale
+        shows a glimpse of it: each window is a further chance of a false alarm, and names cost time.
+        """
+        first, *finer = windows_of(image.size, self.scales)
+        grids = self.scorer.score_windows(image, first, names)
+        sees_places = grids[0][0].size > 1
+        maps = [[one] for one in _blend(first, grids, image.size)]
+        again = [k for k, [one] in enumerate(maps) if one.max() >= glimpse or not sees_places]
+        for windows in finer if again else ():
+            grids = self.scorer.score_windows(image, windows, [names[k] for k in again])
+            for k, one in zip(again, _blend(windows, grids, image.size), strict=True):
+                maps[k].append(one)
         return maps
 
 
