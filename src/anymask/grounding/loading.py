@@ -74,9 +74,7 @@ class _Search:
         scorer = self._pocket()
         return scorer, (f"no image-text model is on this machine: {scorer.name} scores in their place",)
 
-    def detector(
-        self, asked: str | Path | None, scorer: Scorer, fallback: bool
-    ) -> tuple[Detector, tuple[str, ...]]:
+    def detector(self, asked: str | Path | None, scorer: Scorer, fallback: bool) -> tuple[Detector, tuple[str, ...]]:
         windows = WindowDetector(scorer)
         if asked is None:
             here = next((name for name in detect.CATALOGUE if detect.is_here(name)), None)
