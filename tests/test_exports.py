@@ -20,7 +20,7 @@ from anymask.data.yolo import read_classes, read_yolo
 from anymask.types import Image, Masks, Prompt
 from pictures import assert_same, results
 
-COLUMNS = ("scores", "labels", "ids", "stability", "logits", "point_coords", "crop_boxes")
+COLUMNS = ("scores", "labels", "ids", "stability", "logits", "point_coords", "crop_boxes", "measures")
 IMAGE = Image(np.full((6, 8, 3), 90, np.uint8), "photo")
 
 

@@ -60,11 +60,11 @@ def save(
 
     `file_name` is the picture's name inside COCO and LabelMe files (default: the stem). `categories` fix the class
     numbers of COCO and YOLO files. YOLO's names are in `classes.txt` beside, which grows with the folder. `settings`
-    (plain JSON) say what made the masks; COCO keeps them in `info`.
+    (plain JSON, by default `masks.made_by`) say what made the masks; COCO keeps them in `info`.
     """
     if masks.size != image.size:
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
-    result = Result(masks, image, file_name or stem, categories, prompts, settings)
+    result = Result(masks, image, file_name or stem, categories, prompts, settings or masks.made_by or None)
     written = []
     for name, path in output_paths(folder, stem, formats).items():
         FORMATS[name].write(path, result)
@@ -108,19 +108,20 @@ def _losses(masks: Masks) -> dict[str, str]:
         "clicks": (masks.point_coords is not None, "clicks"),
         "crops": (masks.crop_boxes is not None, "crop boxes"),
         "logits": (masks.logits is not None, "low-resolution logits"),
+        "measures": (bool(masks.measures), "measures"),
         "cells": (beyond > 0, f"the {beyond} smallest masks (it has {MOST_CELLS} cells)"),
     }
     return {loss: words for loss, (is_there, words) in present.items() if is_there}
 
 
 _OF_MODELS = frozenset({"stability", "clicks", "crops", "logits"})
-_NO_LABELMAP = _OF_MODELS | {"scores", "labels", "alternatives", "overlaps", "empty"}
+_NO_LABELMAP = _OF_MODELS | {"measures", "scores", "labels", "alternatives", "overlaps", "empty"}
 _LOST_BY: Mapping[str, frozenset[str]] = {
     "coco": frozenset({"logits"}),
     "labelmap": _NO_LABELMAP,
     "png": _NO_LABELMAP,
-    "yolo": _OF_MODELS | {"scores", "unlabelled", "ids", "empty"},
-    "labelme": _OF_MODELS | {"unlabelled", "shared ids", "empty"},
+    "yolo": _OF_MODELS | {"measures", "scores", "unlabelled", "ids", "empty"},
+    "labelme": _OF_MODELS | {"measures", "unlabelled", "shared ids", "empty"},
     "npz": frozenset(),
     "overlay": frozenset(),
     "sheet": frozenset({"empty", "cells"}),
