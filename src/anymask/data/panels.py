@@ -18,7 +18,6 @@ from anymask.ops import rle
 from anymask.types import Image, Masks
 
 CANDIDATES = 3
-MOST_MEASURES = 4
 _PANEL = 560  # the longer side of a panel
 _FINE = 2  # masks are drawn that much larger and reduced
 _GAP, _MARGIN, _TOP = 20, 28, 68
@@ -36,7 +35,9 @@ def draw_panels(image: Image, masks: Masks) -> Image:
     small, reduced = figure.reduced(image, masks)
     canvas = PillowImage.new("RGB", (figure.width, figure.height), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    for column, title in enumerate((image.name, _count(len(reduced), "mask"), "overlay", _heading(len(candidates)))):
+    for column, title in enumerate(
+        (image.name, _count("", len(reduced), "mask"), "overlay", _count("best ", len(candidates), "candidate"))
+    ):
         words = shortened(pen, title, 22, figure.columns[column])
         pen.text((figure.left(column), _MARGIN), words, font=font(22), fill=_INK)
     for column, pixels in enumerate((small.pixels, _flat(small, reduced), draw(small, reduced).pixels)):
@@ -125,8 +126,9 @@ def _draw_candidate(
     words = " ".join(one.labels[0].split()) or f"object {one.ids[0]}"
     pen.text((x, y + 12), shortened(pen, words, 19, right - x - 60), font=font(19), fill=_INK, anchor="lm")
     pen.text((right, y + 12), f"{one.scores[0]:.2f}", font=font(19), fill=_INK, anchor="rm")
-    for i, (name, values) in enumerate(list(one.measures.items())[:MOST_MEASURES]):
-        _draw_bar(pen, name.replace("_", " "), float(values[0]), x, right, y + 42 + 23 * i)
+    heights = range(y + 42, y + figure.cell, 23)
+    for (name, values), middle in zip(one.measures.items(), heights, strict=False):
+        _draw_bar(pen, name.replace("_", " "), float(values[0]), x, right, middle)
 
 
 def _draw_bar(pen: ImageDraw.ImageDraw, name: str, value: float, x: int, right: int, y: int) -> None:
@@ -139,9 +141,5 @@ def _draw_bar(pen: ImageDraw.ImageDraw, name: str, value: float, x: int, right: 
     pen.text((right, y), f"{value:.2f}", font=font(15), fill=_GREY, anchor="rm")
 
 
-def _heading(n: int) -> str:
-    return f"best {_count(n, 'candidate')}" if n else "no candidates"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
+def _count(before: str, n: int, what: str) -> str:
+    return f"{before}{n:,} {what}{'s' if n > 1 else ''}" if n else f"no {what}s"
