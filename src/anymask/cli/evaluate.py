@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anymask.types import Report
 
 
+@runtime_checkable
 class _Record(Protocol):
     """What was measured on one of `total` images."""
 
@@ -55,8 +56,14 @@ def run_promptable(args: argparse.Namespace) -> int:
 
     settings = read_settings(args, PromptableSettings)
     _check_output(args.output)
-    sizes = {"image_size": settings.image_size, "window_size": settings.window_size}
-    model = load(settings.model, settings.device, settings.dtype, settings.runtime, **sizes)
+    model = load(
+        settings.model,
+        settings.device,
+        settings.dtype,
+        settings.runtime,
+        image_size=settings.image_size,
+        window_size=settings.window_size,
+    )
     records = _measured("promptable", evaluate_promptable(model, settings))
     return INTERRUPTED if records is None else _show(summarise(records, settings, model), args)
 

@@ -29,6 +29,7 @@ Value = float | int | None
 Totals = Mapping[str, np.ndarray]
 
 DRAWS = 500
+_NOT_FOUND = NameAnswer("", present=False, found=0)
 
 
 def summarise(records: Sequence[TextRecord], settings: TextSettings, name: str) -> Report:
@@ -89,8 +90,11 @@ def _measures(answers: Sequence[Answer], weights: Float[np.ndarray, "b n"]) -> d
 
 def _per_image(answers: Sequence[Answer], count: Callable[[NameAnswer], Any]) -> Float[np.ndarray, "n k"]:
     """The sum over the names of each image, in one column or in one per IoU threshold."""
-    sums = [np.sum([np.atleast_1d(count(one)) for one in answer.names], axis=0) for answer in answers]
-    return np.asarray(sums, np.float64).reshape(len(answers), -1) if answers else np.zeros((0, 1))
+    sums = np.zeros((len(answers), np.atleast_1d(count(_NOT_FOUND)).size))
+    for row, answer in zip(sums, answers, strict=True):
+        for one in answer.names:
+            row += count(one)
+    return sums
 
 
 def _known(value: float) -> Float[np.ndarray, "2"]:

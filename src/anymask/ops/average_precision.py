@@ -17,6 +17,7 @@ from anymask.ops.rle import Rle
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MOST_DETECTIONS = 100  # of one name in one image: the surest
+_MOST_NUMBERS = 1_000_000  # in one array
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,25 +70,32 @@ def average_precision(
 def _of_name(
     matched: Sequence[Matched], weights: Float[np.ndarray, "b m"], objects: Float[np.ndarray, "b"]
 ) -> Float[np.ndarray, "b t"]:
-    """AP of one name, draw by draw: many draws of many detections at once would fill the memory."""
+    """AP of one name, some draws at a time: many draws of many detections at once would fill the memory."""
     order = np.argsort(-np.concatenate([one.scores for one in matched]), kind="stable")
     image = np.repeat(np.arange(len(matched)), [len(one.scores) for one in matched])[order]
     right = np.concatenate([one.right for one in matched], axis=1)[:, order]
     wrong = np.concatenate([one.wrong for one in matched], axis=1)[:, order]
+    step = max(1, _MOST_NUMBERS // max(right.size, 1))
     found = np.zeros((len(weights), len(IOU_THRESHOLDS)))
-    for b, row in enumerate(weights):
-        hits, misses = (right * row[image]).cumsum(axis=1), (wrong * row[image]).cumsum(axis=1)
-        found[b] = _interpolated(hits / objects[b], hits / np.maximum(hits + misses, 1))
+    for start in range(0, len(weights), step):
+        weight = weights[start : start + step, None, image]
+        hits, misses = (right * weight).cumsum(axis=2), (wrong * weight).cumsum(axis=2)
+        recall, precision = hits / objects[start : start + step, None, None], hits / np.maximum(hits + misses, 1)
+        found[start : start + step] = _interpolated(recall, precision)
     return found
 
 
-def _interpolated(recall: Float[np.ndarray, "t d"], precision: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t"]:
+def _interpolated(
+    recall: Float[np.ndarray, "b t d"], precision: Float[np.ndarray, "b t d"]
+) -> Float[np.ndarray, "b t"]:
     """The mean over `RECALLS` of the best precision at that recall or a higher one."""
-    best = np.zeros((len(recall), len(RECALLS) + 1))
+    best = np.zeros((*recall.shape[:2], len(RECALLS) + 1))
     reached = np.searchsorted(RECALLS, recall, side="right")  # how many of RECALLS the detections so far reach
-    np.maximum.at(best, (np.arange(len(recall))[:, None], reached), precision)
-    envelope = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(envelope[:, 1:].mean(axis=1))
+    later = np.maximum.accumulate(precision[..., ::-1], axis=2)
+    # From the last detection to the first: of those that reach as many, what the first sees after it stays.
+    np.put_along_axis(best, reached[..., ::-1], later, axis=2)
+    envelope = np.maximum.accumulate(best[..., ::-1], axis=2)[..., ::-1]
+    return np.asarray(envelope[..., 1:].mean(axis=2))
 
 
 def _greedy(overlaps: Float[np.ndarray, "d m"], threshold: float) -> Bool[np.ndarray, "d"]:
