@@ -41,17 +41,27 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """Something learned: token embeddings that stand where a word would stand, for the model they were made with."""
+    """Something learned of one thing, for the model it was made with.
+
+    `token_embeddings` stand where a word would stand; without any the name itself does. `thresholds` say from when on
+    a find counts, by the model or detector whose scores they are for.
+    """
 
     name: str
     base_model: str
-    token_embeddings: Float[np.ndarray, "n d"]
+    token_embeddings: Float[np.ndarray, "n d"] | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.token_embeddings.ndim != 2 or 0 in self.token_embeddings.shape:
-            raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {self.token_embeddings.shape}")
+        vectors = self.token_embeddings
+        if vectors is not None and (vectors.ndim != 2 or 0 in vectors.shape):
+            raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {vectors.shape}")
+        if vectors is None and not (self.thresholds and self.name.strip()):
+            raise ValueError("a Concept must have token_embeddings, or a name and thresholds for it: got neither")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds.values()):
+            raise ValueError(f"thresholds must be from 0 to 1, got {dict(self.thresholds)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +149,16 @@ class Prompt:
         if len(result) != 1 or result.logits is None:
             raise ValueError(f"refine needs one row with logits: got {len(result)} rows; pass masks[i] of a result")
         return cls(mask_input=result.logits[0])
+
+    @property
+    def title(self) -> str:
+        """What to call the thing: its name, or that of its concept; empty where there is none."""
+        return self.name or (self.learned.name if self.learned else "")
+
+    @property
+    def vectors(self) -> "Float[np.ndarray, 'n d'] | None":
+        """The learned vectors that stand for a word."""
+        return self.learned.token_embeddings if self.learned else None
 
     def __add__(self, other: "Prompt") -> "Prompt":
         """Both prompts together, for the same object."""
