@@ -94,9 +94,9 @@ class _Figure:
 
 def _resized(one: rle.Rle, size: tuple[int, int]) -> rle.Rle:
     """A mask at another size; one too small for it keeps the pixels that it touches."""
-    solid = rle.decode([one], (one["size"][0], one["size"][1]))[0].astype(np.float32)
-    cover = np.asarray(cv2.resize(solid, size[::-1], interpolation=cv2.INTER_AREA))
-    kept = cover >= 0.5
+    solid = rle.decode([one], (one["size"][0], one["size"][1]))[0].view(np.uint8)
+    cover = np.asarray(cv2.resize(255 * solid, size[::-1], interpolation=cv2.INTER_AREA))
+    kept = cover > 127
     return rle.encode((kept if kept.any() else cover > 0)[None])[0]
 
 

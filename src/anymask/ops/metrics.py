@@ -101,8 +101,7 @@ def bootstrap_interval(
     if not len(counts):
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, len(counts), (draws, len(counts)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (2.5, 97.5))
-    return float(low), float(high)
+    return percentile_interval(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
 
 
 def bootstrap_weights(images: int, *, seed: int = 0, draws: int = 1000) -> Float[np.ndarray, "b n"]:
