@@ -1,8 +1,7 @@
 """Results to files in the formats a user can name, and what each format cannot hold.
 
 Every format has a writer and a reader: coco `data/coco.py`, labelmap and png `data/labelmaps.py`, yolo `data/yolo.py`,
-labelme `data/labelme.py`, npz `data/archives.py`. Overlay and sheet
-are for people.
+labelme `data/labelme.py`, npz `data/archives.py`. Overlay, sheet and panels are for people.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from anymask.data.drawing import draw
 from anymask.data.images import PathLike, write_image
 from anymask.data.labelmaps import write_indexed_png, write_labelmap
 from anymask.data.labelme import write_labelme
+from anymask.data.panels import draw_panels
 from anymask.data.sheets import MOST_CELLS, draw_sheet
 from anymask.data.yolo import class_name, read_classes, write_classes, write_yolo
 from anymask.ops import rle
@@ -125,6 +125,7 @@ _LOST_BY: Mapping[str, frozenset[str]] = {
     "npz": frozenset(),
     "overlay": frozenset(),
     "sheet": frozenset({"empty", "cells"}),
+    "panels": frozenset(),
 }
 
 
@@ -147,6 +148,7 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format(".json", _write_coco),
     "overlay": Format(".overlay.png", lambda path, it: write_image(path, draw(it.image, it.masks, prompts=it.prompts))),
     "sheet": Format(".sheet.png", lambda path, it: write_image(path, draw_sheet(it.image, it.masks))),
+    "panels": Format(".panels.png", lambda path, it: write_image(path, draw_panels(it.image, it.masks))),
     "labelmap": Format(".labelmap.png", lambda path, it: write_labelmap(path, it.masks)),
     "png": Format(".png", lambda path, it: write_indexed_png(path, it.masks)),
     "yolo": Format(".txt", _write_yolo),
