@@ -117,7 +117,7 @@ def test_a_model_without_text_says_so() -> None:
     with pytest.raises(
         ValueError, match="mute knows no text: use pocket or sam3, or prompt with points, boxes or a mask"
     ):
-        segment(IMAGE, text="cat", model=Mute())
+        find(Mute(), Mute().encode([IMAGE])[0], ["cat"])
 
 
 def test_unknown_models_are_named_with_the_nearest(tmp_path) -> None:  # type: ignore[no-untyped-def]

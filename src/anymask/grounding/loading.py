@@ -28,7 +28,7 @@ def load_grounding(
     detector: str | Path | None = None,
     *,
     scorer: Sequence[str] = (),
-    settings: GroundingSettings = GroundingSettings(),
+    settings: GroundingSettings | None = None,
     model: Model | None = None,
     background: Background = "blurred",
     fallback: bool = False,
@@ -48,7 +48,7 @@ def load_grounding(
     finder, detector_notes = search.detector(detector, judge, fallback)
     for note in (*scorer_notes, *detector_notes):
         _log.info("%s", note)
-    return Grounding(finder, judge, settings, kept, (*detector_notes, *scorer_notes))
+    return Grounding(finder, judge, settings or GroundingSettings(), kept, (*detector_notes, *scorer_notes))
 
 
 @dataclass(frozen=True)

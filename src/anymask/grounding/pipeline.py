@@ -136,12 +136,9 @@ class _Search:
         return [replace(draft, candidates=ranked) for draft, ranked in zip(drafts, judged, strict=True)]
 
     def _prompt(self, found: Detections, row: int) -> Prompt:
-        """The box, what the detector points at within it, and for a model that lets a name join, the name."""
+        """The box, and for a model that lets a name join it, the name."""
         x0, y0, x1, y1 = (float(side) for side in found.boxes[row])
         prompt = Prompt.box(x0, y0, x1, y1)
-        if found.points is not None:
-            x, y = (float(side) for side in found.points[row])
-            prompt = prompt + Prompt.point(x, y)
         return prompt + Prompt.text(found.labels[row]) if self.model.capabilities.named_prompts else prompt
 
     def _judged(self, labels: Sequence[str], answers: Sequence[tuple[Candidate, ...]]) -> list[tuple[Candidate, ...]]:

@@ -18,7 +18,8 @@ from anymask.types import Box, Prompt
 
 GOOD_ENOUGH = 0.6  # quality
 RISE = 0.01  # of quality, at least, for an answer to count as better
-MOST_ZOOMED = 4  # masks, the surest: each costs an encoder pass
+MOST_ASKED = 16  # masks, the surest
+MOST_ZOOMED = 4  # of these: each costs an encoder pass
 
 # Answers prompts with judged candidates, the best first; the second argument says which of them get a closer view.
 Ask = Callable[[Sequence[Draft], Sequence[Prompt], bool], list[tuple[Candidate, ...]]]
@@ -38,6 +39,7 @@ def refine(drafts: Sequence[Draft], ask: Ask, likely_at: LikelyAt, zoom: bool) -
     """The drafts, those of low quality perhaps with a better mask; `likely_at` gives a name's score map, or None."""
     best = list(drafts)
     low = [row for row, draft in enumerate(best) if draft.chosen.quality < GOOD_ENOUGH and draft.chosen.small.any()]
+    low = sorted(low, key=lambda row: -best[row].detected)[:MOST_ASKED]
     report, better = Refinement(tried=len(low)), set[int]()
     for closer in (False, False, True) if zoom else (False, False):
         if not low:
