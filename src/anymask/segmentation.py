@@ -18,6 +18,7 @@ from anymask.grounding.instances import one_each, united, without
 from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
 from anymask.models.capabilities import knows_no_text
+from anymask.models.feature_cache import FeatureCache
 from anymask.models.load import load
 from anymask.models.protocol import EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
@@ -75,15 +76,21 @@ def segment(
     check_understood(network, wanted, grounding)
     for prompt in wanted:
         _check_placed(prompt, picture.size)
+    if named and zoom and (tile is not None or grounding is None):
+        raise ValueError(
+            f"{network.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector"
+        )
+    cache = grounding.cache if grounding else FeatureCache()
     grid = None if tile is None else _Grid(picture, tile, settled_overlap(tile, overlap))
     parts = []
     if spatial and grid:
         parts.append(_boxes_in_tiles(network, grid, spatial, multimask))
     elif spatial:
-        found = predict(network, _encode(network, picture, grounding), spatial, multimask_output=multimask or None)
+        found = predict(network, cache.encode(network, picture), spatial, multimask_output=multimask or None)
         parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
     if named:
-        parts.append(clean(_find_named(network, picture, grid, named, semantic, grounding, zoom)))
+        find_them = _Names(network, picture, named, grounding, cache)
+        parts.append(clean(find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)))
     return _numbered(parts)
 
 
@@ -259,36 +266,29 @@ def _check_grounded(model: Model, prompts: Sequence[Prompt]) -> None:
             )
 
 
-def _encode(model: Model, image: Image, grounding: Grounding | None) -> Features:
-    """The features, from the cache that names will read them from."""
-    return grounding.cache.encode(model, image) if grounding else model.encode([image])[0]
+@dataclass(frozen=True, eq=False)
+class _Names:
+    """Names to be found in an image, by the model itself or by what finds them for it."""
 
+    model: Model
+    image: Image
+    prompts: Sequence[Prompt]
+    grounding: Grounding | None
+    cache: FeatureCache
 
-def _find_named(
-    model: Model,
-    image: Image,
-    grid: "_Grid | None",
-    named: Sequence[Prompt],
-    semantic: bool,
-    grounding: Grounding | None,
-    zoom: bool,
-) -> Masks:
-    """Names in the image or its tiles, by the model itself or by what finds them for it."""
-    if grounding is None and zoom:
-        raise ValueError(f"{model.name} finds texts itself, without a closer look: zoom is for points, boxes and masks")
-    if grounding is None:
-        return (
-            _names_in_tiles(model, grid, named, semantic)
-            if grid
-            else ground(model, model.encode([image])[0], named, semantic=semantic)
-        )
-    if grid is None:
-        found = grounding.find(model, image, named, zoom=zoom)
-    else:
-        crops = [(crop, grounding.find(model, grid.cut_out(crop), named, zoom=zoom)) for crop in grid.crops]
-        joined = join([(crop, lift(masks, crop, image.size)) for crop, masks in crops], image.size)
-        found = replace(_settled(joined, Masks.empty(image.size), False), made_by=crops[0][1].made_by)
-    return united(found) if semantic else found
+    def in_image(self, semantic: bool, zoom: bool) -> Masks:
+        if self.grounding is None:
+            return ground(self.model, self.cache.encode(self.model, self.image), self.prompts, semantic=semantic)
+        found = self.grounding.find(self.model, self.image, self.prompts, zoom=zoom)
+        return united(found) if semantic else found
+
+    def in_tiles(self, grid: "_Grid", semantic: bool) -> Masks:
+        if self.grounding is None:
+            return _names_in_tiles(self.model, grid, self.prompts, semantic)
+        crops = [(crop, self.grounding.find(self.model, grid.cut_out(crop), self.prompts)) for crop in grid.crops]
+        joined = join([(crop, lift(masks, crop, self.image.size)) for crop, masks in crops], self.image.size)
+        found = replace(_settled(joined, Masks.empty(self.image.size), False), made_by=crops[0][1].made_by)
+        return united(found) if semantic else found
 
 
 @dataclass(frozen=True, eq=False)
