@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from anymask.grounding import clip_members, score
-from anymask.grounding.clip_members import MEMBERS, ClipModel, Member, is_here, parse_member
+from anymask.grounding.clip_members import HUB_IDS, MEMBERS, ClipModel, Member, is_here, parse_member
 from anymask.grounding.pocket_scorer import PocketScorer
 from anymask.grounding.protocol import Scorer
 from anymask.grounding.score import CONTRASTS, TEMPLATES, EnsembleScorer, load_scorer, masked_region
@@ -276,6 +277,19 @@ def test_what_the_hub_has_cached_is_here(files, no_hub, tmp_path, monkeypatch):
     loaded, plain = ClipModel.load(member), ClipModel.load(Member("tiny-clip", str(files["tiny-clip"])))
     assert loaded.digest != "" and type(loaded.network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert torch.equal(loaded.network.logit_scale, plain.network.logit_scale)
+
+
+def test_repositories_of_the_usual_members_are_those_of_open_clip():
+    assert list(HUB_IDS) == [member.name for member in MEMBERS]
+    for member in MEMBERS:
+        about = open_clip.get_pretrained_cfg(member.architecture, member.pretrained)
+        tokenizer = open_clip.get_model_config(member.architecture)["text_cfg"].get("hf_tokenizer_name", "")
+        assert HUB_IDS[member.name] == (about["hf_hub"].rstrip("/"), tokenizer)
+
+
+def test_whether_they_are_here_is_known_without_importing_open_clip(no_hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert not any(is_here(member) for member in MEMBERS)
 
 
 @pytest.mark.parametrize(

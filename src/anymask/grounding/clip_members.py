@@ -61,6 +61,14 @@ MEMBERS = (
     Member("ViT-B-16-SigLIP", "webli", 0.15),
 )
 
+# Where open_clip has them from, and the tokenizer of its own that one needs: looked up without importing it.
+HUB_IDS = {
+    "ViT-H-14:laion2b_s32b_b79k": ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", ""),
+    "ViT-L-14:openai": ("timm/vit_large_patch14_clip_224.openai", ""),
+    "EVA02-L-14:merged2b_s4b_b131k": ("timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", ""),
+    "ViT-B-16-SigLIP:webli": ("timm/ViT-B-16-SigLIP", "timm/ViT-B-16-SigLIP"),
+}
+
 
 def parse_member(text: str) -> Member:
     """`ARCHITECTURE:TAG_OR_FILE=WEIGHT`, as ViT-L-14:openai=0.25; without a weight it is 1. Raises ValueError."""
@@ -259,6 +267,8 @@ def _tokenizer(member: Member, file: Path) -> Callable[[list[str]], Tensor]:
 
 def _hub_id(member: Member) -> str:
     """The repository of the tag's weights; empty for what open_clip does not know."""
+    if member.name in HUB_IDS:
+        return HUB_IDS[member.name][0]
     import open_clip
 
     about = open_clip.get_pretrained_cfg(member.architecture, member.pretrained)
@@ -266,6 +276,9 @@ def _hub_id(member: Member) -> str:
 
 
 def _hub_tokenizer(member: Member) -> str:
+    """The repository of the tokenizer; empty where open_clip has it with it."""
+    if member.name in HUB_IDS:
+        return HUB_IDS[member.name][1]
     import open_clip
 
     config = open_clip.get_model_config(member.architecture) or {"text_cfg": {}}
