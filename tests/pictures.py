@@ -31,6 +31,7 @@ def corners_of(pixels: np.ndarray) -> str:
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 labels = st.text(max_size=6)
 numbers = st.floats(0, 1, width=32)
+measured = st.sets(st.sampled_from(["text", "smoothness"]))
 
 
 def dense_masks(n: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[np.ndarray]:
@@ -54,6 +55,7 @@ def results(draw: st.DrawFn) -> Masks:
         logits=draw(st.none() | hnp.arrays(np.float32, (n, 2, 3), elements=st.floats(-30, 30, width=32))),
         point_coords=draw(st.none() | hnp.arrays(np.float32, (n, 2), elements=st.floats(0, 12, width=32))),
         crop_boxes=draw(st.none() | hnp.arrays(np.int64, (n, 4), elements=st.integers(0, 12))),
+        measures={name: draw(hnp.arrays(np.float32, n, elements=numbers)) for name in draw(measured)},
     )
     return draw(st.sampled_from([masks, masks.compact()]))
 
@@ -75,5 +77,9 @@ def assert_same(first: Masks, second: Masks, *columns: str) -> None:
     for column in columns:
         one, other = getattr(first, column), getattr(second, column)
         assert (one is None) == (other is None), column
-        if one is not None:
+        if isinstance(one, dict):
+            assert set(one) == set(other), column
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+        elif one is not None:
             np.testing.assert_array_equal(one, other, err_msg=column)

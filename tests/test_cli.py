@@ -61,7 +61,7 @@ def test_the_overview_names_every_command(capsys):
         (["train", "pockt"], "anymask train: unknown command 'pockt': did you mean pocket? (see anymask train --help)"),
         (
             ["evaluate", "x"],
-            "anymask evaluate: unknown command 'x': the commands are promptable (see anymask evaluate --help)",
+            "anymask evaluate: unknown command 'x': the commands are promptable, text (see anymask evaluate --help)",
         ),
     ],
 )

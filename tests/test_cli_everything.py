@@ -266,7 +266,7 @@ def test_one_bad_file_does_not_stop_the_others(here, capsys):
         (["--pred-iou-thresh", "2"], "pred_iou_thresh must be a number from 0 to 1, got 2"),
         (["--crop-n-layers", "-1"], "crop_n_layers must be a whole number from 0 to "),
         (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be a number from 0 to less than 1, got 1"),
-        (["--format", "gif", "-o", "out"], "a format must be one of coco, overlay, sheet, labelmap, png, yolo, "),
+        (["--format", "gif", "-o", "out"], "a format must be one of coco, overlay, sheet, panels, labelmap, png, "),
         (["--format", "coco"], "--format needs -o: a folder to save results in"),
         (["--prefix", "a/b", "-o", "out"], "--prefix must be a part of a file name, got 'a/b'"),
         (["--resume"], "--resume needs -o: the folder with the results of the earlier run"),

@@ -351,7 +351,7 @@ WRONG = {
     "unknown device": (["photo.jpg", "--point", "1,1", "--device", "tpu"], None),
     "unknown format": (
         ["photo.jpg", "--point", "1,1", "-o", "out", "--format", "gif"],
-        "a format must be one of coco, overlay, sheet, labelmap, png, yolo, labelme, npz, got 'gif'",
+        "a format must be one of coco, overlay, sheet, panels, labelmap, png, yolo, labelme, npz, got 'gif'",
     ),
     "format for nothing": (
         ["photo.jpg", "--point", "1,1", "--format", "png"],

@@ -29,7 +29,7 @@ def test_what_is_written_is_read(folder, many, polygons):
     for image, masks in zip(back.images, many, strict=True):
         assert_same(back.masks(image), masks, *KEPT)
         if len(masks):
-            assert_same(back.masks(image), masks, "stability", "point_coords", "crop_boxes")
+            assert_same(back.masks(image), masks, "stability", "point_coords", "crop_boxes", "measures")
         assert len(back.crowds(image)) == 0
 
 

@@ -20,7 +20,7 @@ from anymask.data.yolo import read_classes, read_yolo
 from anymask.types import Image, Masks, Prompt
 from pictures import assert_same, results
 
-COLUMNS = ("scores", "labels", "ids", "stability", "logits", "point_coords", "crop_boxes")
+COLUMNS = ("scores", "labels", "ids", "stability", "logits", "point_coords", "crop_boxes", "measures")
 IMAGE = Image(np.full((6, 8, 3), 90, np.uint8), "photo")
 
 
@@ -128,7 +128,8 @@ def test_every_format_is_written_and_read(tmp_path):
         masks, IMAGE, tmp_path / "out", "a", list(FORMATS), file_name="a.jpg", prompts=[Prompt.point(2.0, 2.0)]
     )
     assert [path.name for path in written] == [
-        "a.json", "a.overlay.png", "a.sheet.png", "a.labelmap.png", "a.png", "a.txt", "a.labelme.json", "a.npz",
+        "a.json", "a.overlay.png", "a.sheet.png", "a.panels.png", "a.labelmap.png", "a.png", "a.txt",
+        "a.labelme.json", "a.npz",
     ]  # fmt: skip
     assert written == list(output_paths(tmp_path / "out", "a", list(FORMATS)).values())
     coco = read_coco(written[0])
@@ -136,12 +137,13 @@ def test_every_format_is_written_and_read(tmp_path):
     assert_same(coco.masks(coco.images[0]), masks, "scores", "labels", "ids")
     assert read_image(written[1]).size == masks.size
     assert min(read_image(written[2]).size) > 100
-    assert_same(read_labelmap(written[3]), masks, "ids")
+    assert min(read_image(written[3]).size) > 100
     assert_same(read_labelmap(written[4]), masks, "ids")
+    assert_same(read_labelmap(written[5]), masks, "ids")
     classes = read_classes(tmp_path / "out" / "classes.txt")
-    assert_same(read_yolo(written[5], masks.size, classes), masks, "labels", "ids")
-    assert_same(read_labelme(written[6]), masks, "labels", "ids", "scores")
-    assert_same(read_npz(written[7]), masks, *COLUMNS)
+    assert_same(read_yolo(written[6], masks.size, classes), masks, "labels", "ids")
+    assert_same(read_labelme(written[7]), masks, "labels", "ids", "scores")
+    assert_same(read_npz(written[8]), masks, *COLUMNS)
     assert sorted(os.listdir(tmp_path / "out")) == sorted([*(path.name for path in written), "classes.txt"])
 
 
@@ -190,8 +192,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_formats_say_what_they_cannot_hold():
     plain = two_squares(labels=["a", "b"])
     assert {name: lost_by(plain, name) for name in FORMATS} == {
-        "coco": [], "overlay": [], "sheet": [], "labelmap": ["labels"], "png": ["labels"], "yolo": [], "labelme": [],
-        "npz": [],
+        "coco": [], "overlay": [], "sheet": [], "panels": [], "labelmap": ["labels"], "png": ["labels"],
+        "yolo": [], "labelme": [], "npz": [],
     }  # fmt: skip
     dense = np.concatenate([two_squares().masks, np.zeros((1, 6, 8), bool), two_squares().masks[:1]])
     rich = Masks.from_dense(

@@ -132,5 +132,20 @@ def test_bootstrap_interval_draws_images_and_not_masks():
     np.testing.assert_allclose(metrics.bootstrap_interval(of_images), metrics.bootstrap_interval(of_masks))
 
 
+def test_bootstrap_weights_count_images_drawn_with_replacement():
+    weights = metrics.bootstrap_weights(5, seed=3, draws=400)
+    assert weights.shape == (400, 5)
+    assert (weights.sum(axis=1) == 5).all()
+    assert set(np.unique(weights)) >= {0, 1, 2}
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.2)
+    np.testing.assert_array_equal(weights, metrics.bootstrap_weights(5, seed=3, draws=400))
+
+
+def test_percentile_interval_passes_over_draws_without_a_value():
+    values = np.append(np.arange(101.0), [np.nan, np.nan])
+    assert metrics.percentile_interval(values) == (2.5, 97.5)
+    assert all(math.isnan(end) for end in metrics.percentile_interval(values[-2:]))
+
+
 def test_bootstrap_interval_of_nothing_is_nan():
     assert all(math.isnan(end) for end in metrics.bootstrap_interval([np.zeros(0), np.asarray([np.nan])]))

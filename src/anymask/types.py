@@ -41,17 +41,27 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """Something learned: token embeddings that stand where a word would stand, for the model they were made with."""
+    """Something learned of one thing, for the model it was made with.
+
+    `token_embeddings` stand where a word would stand; without any the name itself does. `thresholds` say from when on
+    a find counts, by the model or detector whose scores they are for.
+    """
 
     name: str
     base_model: str
-    token_embeddings: Float[np.ndarray, "n d"]
+    token_embeddings: Float[np.ndarray, "n d"] | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.token_embeddings.ndim != 2 or 0 in self.token_embeddings.shape:
-            raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {self.token_embeddings.shape}")
+        vectors = self.token_embeddings
+        if vectors is not None and (vectors.ndim != 2 or 0 in vectors.shape):
+            raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {vectors.shape}")
+        if vectors is None and not (self.thresholds and self.name.strip()):
+            raise ValueError("a Concept must have token_embeddings, or a name and thresholds for it: got neither")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds.values()):
+            raise ValueError(f"thresholds must be from 0 to 1, got {dict(self.thresholds)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +149,16 @@ class Prompt:
         if len(result) != 1 or result.logits is None:
             raise ValueError(f"refine needs one row with logits: got {len(result)} rows; pass masks[i] of a result")
         return cls(mask_input=result.logits[0])
+
+    @property
+    def title(self) -> str:
+        """What to call the thing: its name, or that of its concept; empty where there is none."""
+        return self.name or (self.learned.name if self.learned else "")
+
+    @property
+    def vectors(self) -> "Float[np.ndarray, 'n d'] | None":
+        """The learned vectors that stand for a word."""
+        return self.learned.token_embeddings if self.learned else None
 
     def __add__(self, other: "Prompt") -> "Prompt":
         """Both prompts together, for the same object."""
@@ -231,6 +251,8 @@ class Masks:
     `scores` are the model's predicted IoU or confidence (0 to 1); `ids` are positive, rows of one object (multimask)
     share theirs; `logits` are low-resolution mask logits in the model's frame, for `Prompt.refine`. Of everything mode,
     `point_coords` are the clicks that the masks answer and `crop_boxes` (x0 y0 x1 y1) the parts they were found in.
+    Of text, `measures` are further numbers of each row by name (what its score is made of), `candidates` masks that
+    were weighed, best first, and `made_by` says in plain JSON what found the masks, in what time, and what to know.
     """
 
     size: Size
@@ -241,6 +263,9 @@ class Masks:
     logits: Float[np.ndarray, "n lh lw"] | None = None
     point_coords: Float[np.ndarray, "n 2"] | None = None
     crop_boxes: Int[np.ndarray, "n 4"] | None = None
+    measures: Mapping[str, Float[np.ndarray, "n"]] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    candidates: "Masks | None" = field(default=None, repr=False)
     dense: Bool[np.ndarray, "n h w"] | None = field(default=None, repr=False)
     packed: tuple[Rle, ...] | None = field(default=None, repr=False)
 
@@ -250,7 +275,7 @@ class Masks:
             raise TypeError("Masks are built with Masks.from_dense(...) or Masks.from_rles(...)")
         n = len(held)
         columns: dict[str, Sized | None] = {"scores": self.scores, "labels": self.labels, "ids": self.ids}
-        columns |= {name: getattr(self, name) for name in _OPTIONAL_COLUMNS}
+        columns |= {name: getattr(self, name) for name in _OPTIONAL_COLUMNS} | dict(self.measures)
         for column, values in columns.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{column} must have a value for each of the {n} masks, got {len(values)}")
@@ -280,7 +305,10 @@ class Masks:
 
     @classmethod
     def concat(cls, parts: Sequence["Masks"]) -> "Masks":
-        """The rows of all `parts`, which must be of one size; a column that not all rows have is left out."""
+        """The rows of all `parts`, which must be of one size; a column that not all rows have is left out.
+
+        Of `made_by` the later part says what both say; candidates of all parts go together, the highest score first.
+        """
         if not parts or len({part.size for part in parts}) != 1:
             raise ValueError(f"concat needs results of one size, got {[part.size for part in parts]}")
         optional: dict[str, np.ndarray] = {}
@@ -288,6 +316,7 @@ class Masks:
             values = [getattr(part, name) for part in parts if len(part)]
             if len({None if value is None else value.shape[1:] for value in values}) == 1 and values[0] is not None:
                 optional[name] = np.concatenate(values)
+        weighed = [part.candidates for part in parts if part.candidates is not None]
         return cls.from_rles(
             [one for part in parts for one in part.rles],
             parts[0].size,
@@ -295,6 +324,9 @@ class Masks:
             labels=tuple(label for part in parts for label in part.labels),
             ids=np.concatenate([part.ids for part in parts]),
             **optional,
+            measures=_joined_measures([part for part in parts if len(part)]),
+            made_by={key: value for part in parts for key, value in part.made_by.items()},
+            candidates=_sorted(cls.concat(weighed)) if len(weighed) > 1 else next(iter(weighed), None),
         )
 
     def __len__(self) -> int:
@@ -312,6 +344,7 @@ class Masks:
             labels=tuple(self.labels[i] for i in index),
             ids=self.ids[index],
             **{name: values[index] for name in _OPTIONAL_COLUMNS if (values := getattr(self, name)) is not None},
+            measures={name: values[index] for name, values in self.measures.items()},
             dense=None if self.dense is None else self.dense[index],
             packed=None if self.packed is None else tuple(self.packed[i] for i in index),
         )
@@ -347,7 +380,7 @@ class Masks:
         return self[np.asarray([rows[i] for i in first_seen], dtype=np.int64)]
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """One dict per row: segmentation (RLE), area, bbox (COCO x y w h), score, label, id."""
+        """One dict per row: segmentation (RLE), area, bbox (COCO x y w h), score, label, id, measures if any."""
         held = self.compact()
         xywh = held.boxes.copy()
         xywh[:, 2:] -= xywh[:, :2]
@@ -360,9 +393,16 @@ class Masks:
                 "label": label,
                 "id": int(row_id),
             }
-            for one, area, box, score, label, row_id in zip(
-                held.rles, held.areas, xywh, held.scores, held.labels, held.ids, strict=True
+            | ({"measures": measured} if measured else {})
+            for one, area, box, score, label, row_id, measured in zip(
+                held.rles, held.areas, xywh, held.scores, held.labels, held.ids, self._measured(), strict=True
             )
+        ]
+
+    def _measured(self) -> list[dict[str, float]]:
+        """The measures of each row, rounded."""
+        return [
+            {name: round(float(values[row]), 6) for name, values in self.measures.items()} for row in range(len(self))
         ]
 
     def _repr_html_(self) -> str:
@@ -409,6 +449,16 @@ def _columns(n: int, **columns: Any) -> dict[str, Any]:
         "ids": np.arange(1, n + 1) if ids is None else np.asarray(ids, np.int64),
         **columns,
     }
+
+
+def _joined_measures(parts: Sequence[Masks]) -> dict[str, np.ndarray]:
+    """Those that all parts have."""
+    names = [name for name in (parts[0].measures if parts else ()) if all(name in part.measures for part in parts)]
+    return {name: np.concatenate([part.measures[name] for part in parts]) for name in names}
+
+
+def _sorted(masks: Masks) -> Masks:
+    return masks[np.argsort(-masks.scores, kind="stable")]
 
 
 def _escape(text: str) -> str:

@@ -1,33 +1,61 @@
-"""`anymask evaluate promptable`: how well a model answers clicks, boxes and names, as table, JSON and Report file."""
+"""`anymask evaluate ...`: how well a model does on labelled images, as table, JSON and Report file.
+
+`promptable`: clicks, boxes and names of a model. `text`: names to masks, by all that stands between them.
+"""
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from anymask.cli.commands import DONE, INTERRUPTED, Command, say, show_json
 
+if TYPE_CHECKING:
+    from anymask.types import Report
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+
+@runtime_checkable
+class _Record(Protocol):
+    """What was measured on one of `total` images."""
+
+    @property
+    def file_name(self) -> str: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+Measured = TypeVar("Measured", bound=_Record)
+
+
+def add_promptable_flags(parser: argparse.ArgumentParser) -> None:
     """The settings of the measurement, and where the report goes."""
     from anymask.cli.flags import add_settings
     from anymask.evaluation.promptable import PromptableSettings
 
     add_settings(parser, PromptableSettings)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="save the report as this JSON file")
+    _add_output(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """The settings of the measurement, and where the report goes."""
+    from anymask.cli.flags import add_settings
+    from anymask.evaluation.text import TextSettings
+
+    add_settings(parser, TextSettings)
+    _add_output(parser)
+
+
+def run_promptable(args: argparse.Namespace) -> int:
     """Measures image by image, then shows the report."""
     from anymask.cli.flags import read_settings
-    from anymask.cli.progress import Progress
-    from anymask.evaluation import reports
-    from anymask.evaluation.promptable import ImageRecord, PromptableSettings, evaluate_promptable
+    from anymask.evaluation.promptable import PromptableSettings, evaluate_promptable
     from anymask.evaluation.summaries import summarise
     from anymask.models.load import load
 
     settings = read_settings(args, PromptableSettings)
-    if args.output is not None:
-        _check_output(args.output)
+    _check_output(args.output)
     model = load(
         settings.model,
         settings.device,
@@ -36,27 +64,61 @@ def run(args: argparse.Namespace) -> int:
         image_size=settings.image_size,
         window_size=settings.window_size,
     )
-    records: list[ImageRecord] = []
+    records = _measured("promptable", evaluate_promptable(model, settings))
+    return INTERRUPTED if records is None else _show(summarise(records, settings, model), args)
+
+
+def run_text(args: argparse.Namespace) -> int:
+    """Measures image by image, then shows the report."""
+    from anymask.cli.flags import read_settings
+    from anymask.evaluation.text import TextSettings, evaluate_text, finders
+    from anymask.evaluation.text_summary import summarise
+    from anymask.models.load import load
+
+    settings = read_settings(args, TextSettings)
+    _check_output(args.output)
+    model = load(settings.model, settings.device, settings.dtype, settings.runtime)
+    records = _measured("text", evaluate_text(finders(model, settings), settings))
+    tables = ("ablation", "sources", "stages")
+    return INTERRUPTED if records is None else _show(summarise(records, settings, model.name), args, tables)
+
+
+def _measured(name: str, records: Iterable[Measured]) -> list[Measured] | None:
+    """All records, with a bar while they come; None where the user stops before the last."""
+    from anymask.cli.progress import Progress
+
+    done: list[Measured] = []
     with Progress("image") as progress:
         try:
-            for record in evaluate_promptable(model, settings):
-                records.append(record)
-                progress.show(len(records), record.total, record.file_name)
+            for record in records:
+                done.append(record)
+                progress.show(len(done), record.total, record.file_name)
         except KeyboardInterrupt:
-            say(f"anymask evaluate promptable: interrupted after {len(records)} images: no report was written")
-            return INTERRUPTED
-    report = summarise(records, settings, model)
+            say(f"anymask evaluate {name}: interrupted after {len(done)} images: no report was written")
+            return None
+    return done
+
+
+def _show(report: "Report", args: argparse.Namespace, tables: tuple[str, ...] = ("sources",)) -> int:
+    from anymask.evaluation import reports
+
     if args.output is not None:
         reports.write_report(args.output, report)
     if args.json:
         show_json(reports.to_json(report))
     else:
-        print(reports.to_text(report))
+        print(reports.to_text(report, tables))
     return DONE
 
 
-def _check_output(path: Path) -> None:
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="save the report as this JSON file")
+
+
+def _check_output(path: Path | None) -> None:
     """Before the work, not after it."""
+    if path is None:
+        return
     if path.is_dir():
         raise ValueError(f"-o must be the name of a JSON file, got the folder {path}: give {path / 'report.json'}")
     if not path.parent.is_dir():
@@ -71,6 +133,15 @@ PROMPTABLE = Command(
         "anymask evaluate promptable --images DIR --annotations FILE.json --model pocket --limit 100 --json",
         "anymask evaluate promptable --images DIR --annotations FILE.json --baselines -o report.json",
     ),
-    add_flags=add_flags,
-    run=run,
+    add_flags=add_promptable_flags,
+    run=run_promptable,
+)
+TEXT = Command(
+    description="Measures how well names become masks, on any set of images in COCO format.",
+    examples=(
+        "anymask evaluate text --images DIR --annotations FILE.json --model pocket --limit 100 --json",
+        "anymask evaluate text --images DIR --annotations FILE.json --model pocket --ablate -o report.json",
+    ),
+    add_flags=add_text_flags,
+    run=run_text,
 )

@@ -21,6 +21,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "PROMPTABLE",
         "measure a model's clicks, boxes and text on labelled images",
     ),
+    ("evaluate", "text"): ("evaluate", "TEXT", "measure how well names become masks, on labelled images"),
     ("train", "promptable"): ("train", "PROMPTABLE", "fine-tune any promptable model on images with masks"),
     ("train", "pocket"): ("train", "POCKET", "train the pocket model on images with masks"),
     ("train", "text"): ("train", "TEXT", "distil a sentence transformer into the pocket model's text tower"),

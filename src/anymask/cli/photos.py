@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anymask.models.protocol import Model
     from anymask.types import Image, Masks, Prompt
 
-FORMATS_HELP = "coco, overlay, sheet, labelmap, png, yolo, labelme or npz (repeat; default: {})"
+FORMATS_HELP = "coco, overlay, sheet, panels, labelmap, png, yolo, labelme or npz (repeat; default: {})"
 EXIT_CODES = (
     "exit code 0: done; 1: some inputs failed (named); 2: wrong use, or nothing could be done; 130: interrupted"
 )

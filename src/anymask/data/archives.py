@@ -1,4 +1,7 @@
-"""`.npz` archives: every column of `Masks`, bit for bit, in a file that plain numpy opens without pickle."""
+"""`.npz` archives: every column of `Masks`, bit for bit, in a file that plain numpy opens without pickle.
+
+Masks that were weighed beside them (`candidates`) are not kept.
+"""
 
 import io
 import json
@@ -18,12 +21,14 @@ from anymask.types import Masks
 _COLUMNS = ("scores", "ids", "stability", "logits", "point_coords", "crop_boxes")
 _BROKEN = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 _REQUIRED = ("size", "rles", "labels", "scores", "ids")
+_MEASURE = "measure "  # before the name of an array of `Masks.measures`
 
 
 def write_npz(path: PathLike, masks: Masks) -> None:
-    """Arrays `size`, `scores`, `ids` and the other columns that there are; JSON texts `rles` and `labels`."""
+    """Arrays `size`, `scores`, `ids` and other columns that there are; JSON texts `rles`, `labels` and `made_by`."""
     columns = {name: getattr(masks, name) for name in _COLUMNS}
     arrays: dict[str, Any] = {name: values for name, values in columns.items() if values is not None}
+    arrays |= {_MEASURE + name: values for name, values in masks.measures.items()}
     counts = [one["counts"] for one in masks.rles]
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -32,6 +37,7 @@ def write_npz(path: PathLike, masks: Masks) -> None:
         size=np.asarray(masks.size),
         rles=np.asarray(json.dumps(counts)),
         labels=np.asarray(json.dumps(masks.labels)),
+        made_by=np.asarray(json.dumps(dict(masks.made_by))),
         **arrays,
     )
     with write_whole(path) as temporary:
@@ -60,4 +66,6 @@ def _masks_of(arrays: dict[str, np.ndarray]) -> Masks:
     for one in packed:
         rle.run_lengths(one)
     columns = {name: arrays.get(name) for name in _COLUMNS}
-    return Masks.from_rles(packed, (h, w), labels=json.loads(str(arrays["labels"])), **columns)
+    measures = {name.removeprefix(_MEASURE): arrays[name] for name in arrays if name.startswith(_MEASURE)}
+    texts = {"labels": json.loads(str(arrays["labels"])), "made_by": json.loads(str(arrays.get("made_by", "{}")))}
+    return Masks.from_rles(packed, (h, w), **columns, **texts, measures=measures)

@@ -3,7 +3,7 @@
 Reading checks the structure at once and decodes the masks of an image when asked; whatever is wrong is named by file
 and annotation id. Writing keeps all but the low-resolution logits: each annotation also has `score`, `label`,
 `object_id` (the row's id in its image, where COCO's own `id` counts through the file), `stability`, and of everything
-mode `point_coords` and `crop_box` (x y w h) as in SA-1B, which other readers pass over.
+mode `point_coords` and `crop_box` (x y w h) as in SA-1B, of text `measures`, which other readers pass over.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -146,6 +146,8 @@ def _annotation_rows(masks: Masks, polygons: bool) -> Iterable[dict[str, Any]]:
     for i, row in enumerate(masks.to_coco()):
         row["object_id"] = row.pop("id")
         row["score"] = _shortest(masks.scores[i])
+        if masks.measures:
+            row["measures"] = {name: _shortest(values[i]) for name, values in masks.measures.items()}
         if stability is not None:
             row["stability"] = _shortest(stability[i])
         if clicks is not None:
@@ -181,6 +183,8 @@ def _masks_of(rows: Sequence[Mapping[str, Any]], size: Size, categories: Mapping
     crops = np.stack([_vector(row, "crop_box", 4) for row in rows]).astype(int) if all_have("crop_box") else None
     if crops is not None:
         crops[:, 2:] += crops[:, :2]
+    measures = [_measures(row) for row in rows]
+    shared = [name for name in (measures[0] if rows else ()) if all(name in one for one in measures)]
     return Masks.from_rles(
         [_rle_of(row, size) for row in rows],
         size,
@@ -190,6 +194,7 @@ def _masks_of(rows: Sequence[Mapping[str, Any]], size: Size, categories: Mapping
         stability=stability,
         point_coords=clicks,
         crop_boxes=crops,
+        measures={name: np.asarray([one[name] for one in measures], np.float32) for name in shared},
     )
 
 
@@ -269,6 +274,14 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     if not isinstance(value, int | float):
         raise ValueError(f"annotation {row['id']} must have a number as its {key!r}, got {value!r}")
     return float(value)
+
+
+def _measures(row: Mapping[str, Any]) -> dict[str, float]:
+    """Further numbers by name."""
+    values = row.get("measures", {})
+    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+        raise ValueError(f"annotation {row['id']} must have an object of numbers as its 'measures', got {values!r}")
+    return values
 
 
 def _vector(row: Mapping[str, Any], key: str, n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A learned `Concept` as one safetensors file: its token embeddings, with name, base model and history as metadata."""
+"""A learned `Concept` as one safetensors file: its token embeddings, and all the rest as metadata."""
 
 import json
 from pathlib import Path
@@ -23,9 +23,11 @@ def save_concept(concept: Concept, path: PathLike) -> None:
         "base_model": concept.base_model,
         "made_by": json.dumps(dict(concept.made_by), allow_nan=False),
         "quality": json.dumps(dict(concept.quality), allow_nan=False),
+        "thresholds": json.dumps(dict(concept.thresholds), allow_nan=False),
     }
     # safetensors writes the memory as it lies, whatever the strides of the array say.
-    content = save({"token_embeddings": np.ascontiguousarray(concept.token_embeddings)}, metadata)
+    vectors = concept.token_embeddings
+    content = save({} if vectors is None else {"token_embeddings": np.ascontiguousarray(vectors)}, metadata)
     with write_whole(path) as temporary:
         temporary.write_bytes(content)
 
@@ -47,7 +49,8 @@ def _concept_of(metadata: dict[str, str], file: Any) -> Concept:
     return Concept(
         name=metadata["name"],
         base_model=metadata["base_model"],
-        token_embeddings=file.get_tensor("token_embeddings"),
+        token_embeddings=file.get_tensor("token_embeddings") if "token_embeddings" in file.keys() else None,
         made_by=json.loads(metadata["made_by"]),
         quality=json.loads(metadata["quality"]),
+        thresholds=json.loads(metadata.get("thresholds", "{}")),
     )

@@ -18,6 +18,7 @@ def to_supervision(masks: Masks) -> "supervision.Detections":
     labels = list(dict.fromkeys(masks.labels))
     data: dict[str, Any] = {"class_name": np.asarray(masks.labels, dtype=object)}
     data |= {name: column for name in _EXTRA if (column := getattr(masks, name)) is not None}
+    data |= {_MEASURE + name: column for name, column in masks.measures.items()}
     detections: supervision.Detections = _supervision().Detections(
         xyxy=masks.boxes,
         mask=masks.masks,
@@ -38,16 +39,19 @@ def from_supervision(detections: "supervision.Detections") -> Masks:
     if names is None:
         names = () if detections.class_id is None else detections.class_id
     ids = detections.tracker_id
+    measured = {name: column for name, column in detections.data.items() if name.startswith(_MEASURE)}
     return Masks.from_dense(
         dense,
         scores=detections.confidence,
         labels=[str(name) for name in names] if len(names) == len(dense) else None,
         ids=None if ids is None or (len(ids) and ids.min() < 1) else ids,
         **{name: np.asarray(detections.data[name]) for name in _EXTRA if name in detections.data},
+        measures={name.removeprefix(_MEASURE): np.asarray(column) for name, column in measured.items()},
     )
 
 
 _EXTRA = ("stability", "logits", "point_coords", "crop_boxes")
+_MEASURE = "measure "  # before the name of one of `Masks.measures`
 
 
 def _supervision() -> Any:

@@ -1,8 +1,7 @@
 """Results to files in the formats a user can name, and what each format cannot hold.
 
 Every format has a writer and a reader: coco `data/coco.py`, labelmap and png `data/labelmaps.py`, yolo `data/yolo.py`,
-labelme `data/labelme.py`, npz `data/archives.py`. Overlay and sheet
-are for people.
+labelme `data/labelme.py`, npz `data/archives.py`. Overlay, sheet and panels are for people.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from anymask.data.drawing import draw
 from anymask.data.images import PathLike, write_image
 from anymask.data.labelmaps import write_indexed_png, write_labelmap
 from anymask.data.labelme import write_labelme
+from anymask.data.panels import draw_panels
 from anymask.data.sheets import MOST_CELLS, draw_sheet
 from anymask.data.yolo import class_name, read_classes, write_classes, write_yolo
 from anymask.ops import rle
@@ -60,11 +60,11 @@ def save(
 
     `file_name` is the picture's name inside COCO and LabelMe files (default: the stem). `categories` fix the class
     numbers of COCO and YOLO files. YOLO's names are in `classes.txt` beside, which grows with the folder. `settings`
-    (plain JSON) say what made the masks; COCO keeps them in `info`.
+    (plain JSON, by default `masks.made_by`) say what made the masks; COCO keeps them in `info`.
     """
     if masks.size != image.size:
         raise ValueError(f"masks must have the size of the image, {image.size} (h, w), got {masks.size}")
-    result = Result(masks, image, file_name or stem, categories, prompts, settings)
+    result = Result(masks, image, file_name or stem, categories, prompts, settings or masks.made_by or None)
     written = []
     for name, path in output_paths(folder, stem, formats).items():
         FORMATS[name].write(path, result)
@@ -108,22 +108,24 @@ def _losses(masks: Masks) -> dict[str, str]:
         "clicks": (masks.point_coords is not None, "clicks"),
         "crops": (masks.crop_boxes is not None, "crop boxes"),
         "logits": (masks.logits is not None, "low-resolution logits"),
+        "measures": (bool(masks.measures), "measures"),
         "cells": (beyond > 0, f"the {beyond} smallest masks (it has {MOST_CELLS} cells)"),
     }
     return {loss: words for loss, (is_there, words) in present.items() if is_there}
 
 
 _OF_MODELS = frozenset({"stability", "clicks", "crops", "logits"})
-_NO_LABELMAP = _OF_MODELS | {"scores", "labels", "alternatives", "overlaps", "empty"}
+_NO_LABELMAP = _OF_MODELS | {"measures", "scores", "labels", "alternatives", "overlaps", "empty"}
 _LOST_BY: Mapping[str, frozenset[str]] = {
     "coco": frozenset({"logits"}),
     "labelmap": _NO_LABELMAP,
     "png": _NO_LABELMAP,
-    "yolo": _OF_MODELS | {"scores", "unlabelled", "ids", "empty"},
-    "labelme": _OF_MODELS | {"unlabelled", "shared ids", "empty"},
+    "yolo": _OF_MODELS | {"measures", "scores", "unlabelled", "ids", "empty"},
+    "labelme": _OF_MODELS | {"measures", "unlabelled", "shared ids", "empty"},
     "npz": frozenset(),
     "overlay": frozenset(),
     "sheet": frozenset({"empty", "cells"}),
+    "panels": frozenset(),
 }
 
 
@@ -146,6 +148,7 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format(".json", _write_coco),
     "overlay": Format(".overlay.png", lambda path, it: write_image(path, draw(it.image, it.masks, prompts=it.prompts))),
     "sheet": Format(".sheet.png", lambda path, it: write_image(path, draw_sheet(it.image, it.masks))),
+    "panels": Format(".panels.png", lambda path, it: write_image(path, draw_panels(it.image, it.masks))),
     "labelmap": Format(".labelmap.png", lambda path, it: write_labelmap(path, it.masks)),
     "png": Format(".png", lambda path, it: write_indexed_png(path, it.masks)),
     "yolo": Format(".txt", _write_yolo),

@@ -36,13 +36,42 @@ def draw_sheet(image: Image, masks: Masks) -> Image:
     sheet = _Sheet.of(len(shown))
     canvas = PillowImage.new("RGB", (sheet.width, sheet.height), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    _write_header(pen, _cut(pen, image.name, 19, sheet.width - 2 * _MARGIN), len(there), len(shown))
+    _write_header(pen, shortened(pen, image.name, 19, sheet.width - 2 * _MARGIN), len(there), len(shown))
     boxes, areas = shown.boxes.astype(int).tolist(), shown.areas.tolist()
     for i, one in enumerate(shown.rles):
         x, y = sheet.corner(i)
-        canvas.paste(PillowImage.fromarray(_cell(image, one, boxes[i], tones[i])), (x, y))
+        canvas.paste(PillowImage.fromarray(cutout(image, one, boxes[i], tones[i], _SIDE)), (x, y))
         _write_caption(pen, shown[i], areas[i], tones[i], x, y + _SIDE)
     return Image(np.array(canvas), image.name)
+
+
+def cutout(
+    image: Image, one: rle.Rle, box: list[int], shade: UInt8[np.ndarray, "3"], side: int
+) -> UInt8[np.ndarray, "s s 3"]:
+    """The object in `box` with its surroundings, in the middle of a square of `side` pixels."""
+    x0, y0, x1, y1 = _around(box, image.size, side)
+    fine = side * _FINE
+    scale = fine / max(x1 - x0, y1 - y0)
+    size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    photo = np.asarray(cv2.resize(image.pixels[y0:y1, x0:x1], size, interpolation=how))
+    solid = rle.decode_part(one, (x0, y0, x1, y1)).astype(np.float32)
+    distance = signed_distance(np.asarray(cv2.resize(solid, size, interpolation=how)) >= 0.5, smoothing=1.0)
+    blend(photo, np.asarray(_CELL), 0.72 * np.clip(0.5 - distance, 0, 1))
+    blend(photo, shade, np.clip(2.0 - np.abs(distance), 0, 1))
+    cell = np.full((fine, fine, 3), _CELL, np.uint8)
+    left, top = (fine - size[0]) // 2, (fine - size[1]) // 2
+    cell[top : top + size[1], left : left + size[0]] = photo
+    return np.asarray(cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA))
+
+
+def shortened(pen: ImageDraw.ImageDraw, words: str, points: float, width: int) -> str:
+    """As much of the words as fits in so many pixels."""
+    kept = words
+    while pen.textlength(kept, font=font(points)) > width:
+        words = words[:-1]
+        kept = f"{words}..."
+    return kept
 
 
 @dataclass(frozen=True)
@@ -71,28 +100,10 @@ class _Sheet:
         return _MARGIN + column * (_SIDE + _GAP), _MARGIN + _HEADER + row * (_SIDE + _CAPTION + _GAP)
 
 
-def _cell(image: Image, one: rle.Rle, box: list[int], shade: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "s s 3"]:
-    """The object with its surroundings, in the middle of a square."""
-    x0, y0, x1, y1 = _around(box, image.size)
-    fine = _SIDE * _FINE
-    scale = fine / max(x1 - x0, y1 - y0)
-    size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    photo = np.asarray(cv2.resize(image.pixels[y0:y1, x0:x1], size, interpolation=how))
-    solid = rle.decode_part(one, (x0, y0, x1, y1)).astype(np.float32)
-    distance = signed_distance(np.asarray(cv2.resize(solid, size, interpolation=how)) >= 0.5, smoothing=1.0)
-    blend(photo, np.asarray(_CELL), 0.72 * np.clip(0.5 - distance, 0, 1))
-    blend(photo, shade, np.clip(2.0 - np.abs(distance), 0, 1))
-    cell = np.full((fine, fine, 3), _CELL, np.uint8)
-    left, top = (fine - size[0]) // 2, (fine - size[1]) // 2
-    cell[top : top + size[1], left : left + size[0]] = photo
-    return np.asarray(cv2.resize(cell, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
-
-
-def _around(box: list[int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _around(box: list[int], size: tuple[int, int], shown: int) -> tuple[int, int, int, int]:
     """A square that holds the box and some of its surroundings, moved into the photo as far as it fits."""
     x0, y0, x1, y1 = box
-    side = round(max(1.25 * max(x1 - x0, y1 - y0), _SIDE / _LARGEST_SCALE))
+    side = round(max(1.25 * max(x1 - x0, y1 - y0), shown / _LARGEST_SCALE))
     left, right = _within((x0 + x1) // 2, side, size[1])
     top, bottom = _within((y0 + y1) // 2, side, size[0])
     return left, top, right, bottom
@@ -124,14 +135,5 @@ def _write_caption(
     pen.ellipse((x, y + 9, x + 7, y + 16), fill=tuple(shade.tolist()))
     pen.text((x + 12, y + 12.5), str(one.ids[0]), font=font(13), fill=_INK, anchor="lm")
     pen.text((x + _SIDE, y + 12.5), f"{one.scores[0]:.2f}", font=font(12), fill=_INK, anchor="rm")
-    words = _cut(pen, " ".join([f"{area:,} px", *one.labels[0].split()]), 11, _SIDE)
+    words = shortened(pen, " ".join([f"{area:,} px", *one.labels[0].split()]), 11, _SIDE)
     pen.text((x, y + 28), words, font=font(11), fill=_GREY, anchor="lm")
-
-
-def _cut(pen: ImageDraw.ImageDraw, words: str, points: float, width: int) -> str:
-    """As much of the words as fits in so many pixels."""
-    kept = words
-    while pen.textlength(kept, font=font(points)) > width:
-        words = words[:-1]
-        kept = f"{words}..."
-    return kept

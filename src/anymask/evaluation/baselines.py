@@ -1,12 +1,16 @@
-"""What a box alone gives, without any weights: the floor that a model has to beat."""
+"""The floors to beat: what a box alone gives without any weights, and a score map alone without a mask decoder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from anymask.types import Image
+from anymask.models.protocol import Grounded, Model
+from anymask.ops import rle
+from anymask.prompting import place
+from anymask.types import Features, Image, Masks, Prompt
 
 Baseline = Callable[[Image, np.ndarray], np.ndarray]
 
@@ -29,6 +33,34 @@ def grabcut(image: Image, boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, "
 
 
 BASELINES: Mapping[str, Baseline] = {"whole_box": whole_box, "grabcut": grabcut}
+
+
+def score_map_instances(model: Model, image: Image, names: Sequence[str]) -> Masks:
+    """Of a model that knows text, the connected parts of each name's score map above 0 as its instances.
+
+    A part's score is the presence of the name times the mean probability of its pixels; a name judged absent has none.
+    """
+    [features] = model.encode([image])
+    grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
+    there = [
+        pair for pair in zip(names, grounded, strict=True) if pair[1].presence >= model.capabilities.thresholds.presence
+    ]
+    parts = [_parts_of(name, found, features) for name, found in there]
+    masks = Masks.concat([Masks.empty(image.size), *parts])
+    return replace(masks, ids=np.arange(1, len(masks) + 1))
+
+
+def _parts_of(name: str, found: Grounded, features: Features) -> Masks:
+    logits = place(found.semantic_logits[None], features.frame)[0].float().cpu()
+    above = (logits > 0).numpy().astype(np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    sums = np.bincount(parts.ravel(), weights=logits.sigmoid().numpy().ravel())
+    rles = [
+        rle.encode_window(parts[y : y + h, x : x + w] == i, x, y, features.frame.size)
+        for i, (x, y, w, h, _) in enumerate(stats[1:].tolist(), start=1)
+    ]
+    scores = found.presence * sums[1:] / stats[1:, cv2.CC_STAT_AREA]
+    return Masks.from_rles(rles, features.frame.size, scores=scores, labels=[name] * len(rles))
 
 
 def _grabcut(image: Image, inside: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -9,34 +9,27 @@
 `summaries.py` makes a Report of the records.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
-from anymask.data.coco import CocoImage, CocoSet, read_coco
-from anymask.data.images import read_image
+from anymask.data.coco import CocoImage, CocoSet
 from anymask.evaluation.baselines import BASELINES
 from anymask.evaluation.clicking import GOOD_ENOUGH, click
+from anymask.evaluation.labelled import ALL, read_entry, read_set, timed
 from anymask.evaluation.naming import NameRecord, ask, draw_absent_names
 from anymask.models.protocol import Model
 from anymask.ops import metrics
 from anymask.ops.boxes import jittered
 from anymask.ops.clicks import first_click
-from anymask.ops.sampling import stratified
 from anymask.prompting import predict
 from anymask.types import Features, Image, Masks, Prompt
 
 CLICK_COUNTS = (1, 3, 5)
 NOC_THRESHOLDS = {"noc80": 0.80, "noc85": GOOD_ENOUGH}
-ALL = "all"  # the source of images that name none
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -101,23 +94,18 @@ def evaluate_promptable(model: Model, settings: PromptableSettings) -> Iterator[
 
     Raises ValueError or FileNotFoundError for a set that cannot be measured before the first image is encoded.
     """
-    dataset = read_coco(settings.annotations, settings.images)
-    if not len(dataset):
-        raise ValueError(f"{settings.annotations} must hold at least one image, got none")
-    rows = stratified([entry.source for entry in dataset.images], settings.limit, settings.seed)
-    entries = [dataset.images[row] for row in rows]
+    dataset, entries = read_set(settings.annotations, settings.images, settings.limit, settings.seed)
     _check_sources(settings, dataset)
-    _check_files(dataset, entries)
     for entry in entries:
         yield _measure(model, settings, dataset, entry, len(entries))
 
 
 def _measure(model: Model, settings: PromptableSettings, dataset: CocoSet, entry: CocoImage, total: int) -> ImageRecord:
-    image, truth = _read(dataset, entry), dataset.masks(entry)
+    image, truth = read_entry(dataset, entry), dataset.masks(entry)
     truth = truth[truth.areas > 0]
     rng = np.random.default_rng((settings.seed, entry.id))
     absent = draw_absent_names(dataset, entry, rng)
-    [features], encode_seconds = _timed(lambda: model.encode([image]))
+    [features], encode_seconds = timed(lambda: model.encode([image]))
     names = ask(model, features, truth, absent) if settings.text and model.capabilities.text else ()
     return ImageRecord(
         file_name=entry.file_name,
@@ -189,33 +177,9 @@ def _check_sources(settings: PromptableSettings, dataset: CocoSet) -> None:
         raise ValueError(f"unseen_source must be a source of {dataset.file} ({', '.join(known)}), got {strange[0]}")
 
 
-def _check_files(dataset: CocoSet, entries: list[CocoImage]) -> None:
-    missing = [entry.file_name for entry in entries if not dataset.path(entry).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(entries)} pictures are not in {dataset.images_dir}: {missing[0]}"
-        )
-
-
-def _read(dataset: CocoSet, entry: CocoImage) -> Image:
-    image = read_image(dataset.path(entry))
-    if image.size != entry.size:
-        raise ValueError(f"{entry.file_name} must be {entry.size} (h, w) as in {dataset.file}, got {image.size}")
-    return image
-
-
 def _time_click(model: Model, features: Features, truth: Masks) -> float:
     """What a user waits for after the first click on the first object."""
     if not len(truth):
         return float("nan")
     prompt = Prompt.point(*first_click(truth[0].masks[0]))
-    return _timed(lambda: predict(model, features, [prompt]))[1]
-
-
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result of `work` and the seconds it took, including what it left running on a GPU."""
-    started = time.perf_counter()
-    result = work()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
+    return timed(lambda: predict(model, features, [prompt]))[1]

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ def summary_rows(report: Report) -> list[dict[str, Any]]:
     ]
     kept = [column for column in (rows[0] if rows else ()) if any(row[column] is not None for row in rows)]
     return [{column: row[column] for column in kept} for row in rows]
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """The settings of a run, a dataclass, as JSON can hold them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
 
 
 def versions() -> dict[str, str]:

@@ -6,8 +6,6 @@ model was trained on, keys with it over the others. What was not measured is Non
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +52,7 @@ def summarise(records: Iterable[ImageRecord], settings: PromptableSettings, mode
     return Report(
         title=f"promptable segmentation: {model.name} on {settings.annotations.name}",
         metrics=metrics,
-        settings={key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
+        settings=reports.plain(settings),
         tables={
             "sources": _source_rows(rows, settings),
             "names": _name_rows(rows),

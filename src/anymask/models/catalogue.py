@@ -47,7 +47,7 @@ class Entry:
             "gated": self.gated,
             "recommended": self.name == RECOMMENDED,
             "note": self.note,
-            "prompts": [kind for kind, able in can.items() if able is True],
+            "prompts": [kind for kind, able in can.items() if able is True and kind != "named_prompts"],
             "notes": can["notes"],
         }
 

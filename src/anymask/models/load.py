@@ -37,6 +37,9 @@ FAMILIES: dict[str, tuple[str, ModuleType]] = {
 # `model_type` in config.json to the family.
 MODEL_TYPES = {kind: family for family, (_, keys) in FAMILIES.items() for kind in keys.MODEL_TYPES}
 
+# Of detectors (grounding/detect.py), which can be packed too.
+DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2")
+
 _log = logging.getLogger("anymask")
 
 
@@ -81,7 +84,7 @@ def check(path: Path) -> None:
     if is_exported(path):
         read_about(path)
     elif path.is_dir():
-        read_config(path, MODEL_TYPES)
+        read_config(path, (*MODEL_TYPES, *DETECTORS))
         for file in whole_weights_of(path):
             check_file(file)
     elif not _is_pocket(path):

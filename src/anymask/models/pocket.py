@@ -51,7 +51,7 @@ class PocketModel(PromptableModel):
     """The embedded model. Build it with `anymask.load("pocket")`."""
 
     family: ClassVar[str] = "pocket"
-    capabilities = Capabilities(text=True, concepts=True, thresholds=THRESHOLDS, notes=NOTES)
+    capabilities = Capabilities(text=True, concepts=True, named_prompts=True, thresholds=THRESHOLDS, notes=NOTES)
     mask_logit: ClassVar[float] = MASK_LOGIT
     chunk: ClassVar[int] = CHUNK
     network: PocketNetwork
@@ -190,7 +190,7 @@ class PocketModel(PromptableModel):
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
         """Names through the text tower; a concept's learned vectors stand where its words would."""
         tokens = tuple(self._encode_one_text(prompt) for prompt in prompts)
-        return EncodedText(tuple(_title(prompt) for prompt in prompts), {"tokens": tokens})
+        return EncodedText(tuple(prompt.title for prompt in prompts), {"tokens": tokens})
 
     @torch.inference_mode()
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
@@ -274,15 +274,15 @@ class PocketModel(PromptableModel):
         )
 
     def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
-        if prompt.learned is None:
-            if prompt.name is None:
+        if prompt.vectors is None:
+            if not prompt.title:
                 raise ValueError("a text prompt must have a name or a concept")
-            ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.name]))
+            ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.title]))
             tokens: Tensor = self.tower(ids, mask).tokens[0]
             return tokens
-        learned = torch.from_numpy(np.asarray(prompt.learned.token_embeddings, np.float32)).to(self.device)
+        learned = torch.from_numpy(np.asarray(prompt.vectors, np.float32)).to(self.device)
         if learned.shape[1] != self.tower.config.width:
-            made = f"made for {prompt.learned.base_model} with vectors of {learned.shape[1]}"
+            made = f"made for {prompt.learned.base_model if prompt.learned else ''} with vectors of {learned.shape[1]}"
             raise ValueError(f"a concept for pocket must have vectors of {self.tower.config.width}, got one {made}")
         ids, _ = self.tokenizer([""])  # the marks of beginning and end, around the learned vectors
         ends = self.tower.token_embeddings(ids.to(self.device))[0]
@@ -341,10 +341,6 @@ def _stages(prompt: Prompt) -> list[Prompt]:
 
 def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -> list[Prompt]:
     return [replace(prompt, mask_input=mask) for prompt, mask in zip(prompts, masks, strict=True)]
-
-
-def _title(prompt: Prompt) -> str:
-    return prompt.name or (prompt.learned.name if prompt.learned else "")
 
 
 def _is_named(prompt: Prompt) -> bool:

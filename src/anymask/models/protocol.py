@@ -38,7 +38,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a family understands; `notes` say what a kind of prompt does there, also where it is ignored."""
+    """What a family understands; `notes` say what a kind of prompt does there, also where it is ignored.
+
+    `named_prompts`: a name may join points, boxes and masks, and says what is meant by them.
+    """
 
     points: bool = True
     boxes: bool = True
@@ -47,6 +50,7 @@ class Capabilities:
     exemplars: bool = False
     concepts: bool = False
     video: bool = False
+    named_prompts: bool = False
     thresholds: Thresholds = Thresholds()
     notes: Mapping[str, str] = field(default_factory=dict)
 

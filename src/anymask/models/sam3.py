@@ -30,7 +30,7 @@ from anymask.models.protocol import CheckpointError, Decoded, EncodedText, Groun
 from anymask.models.sam2 import answer_clicks_sam2, answer_sam2, shared_stage, stable_or_surest
 from anymask.models.sam3_detector import LEVELS, Question, Shown
 from anymask.ops.grids import CropBox
-from anymask.types import Concept, Features, Frame, Image, Prompt, Size
+from anymask.types import Features, Frame, Image, Prompt, Size
 
 VISUAL = "visual"  # the text of exemplars alone (sam3, `Sam3Processor.add_geometric_prompt`)
 TEXTS_AT_ONCE = 4  # names answered together: each costs the detector about 0.5 GB of float32
@@ -171,7 +171,7 @@ class Sam3(PromptableModel):
         """Names or learned concepts, and exemplars: those of other images are encoded here, once an image."""
         if not prompts:
             return EncodedText((), {"questions": ()})
-        names = tuple(prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts)
+        names = tuple(prompt.title for prompt in prompts)
         questions = []
         for prompt, tokens in zip(prompts, self._words(prompts), strict=True):
             here = [one for one in prompt.exemplars if one.image is None]
@@ -256,20 +256,19 @@ class Sam3(PromptableModel):
         """The text tokens of each prompt, all through the text transformer at once."""
         pieces = [self._pieces(prompt) for prompt in prompts]
         ids, mask = (torch.cat([pair[i] for pair in pieces]).to(self.device) for i in (0, 1))
-        learned = [None if p.learned is None else torch.from_numpy(p.learned.token_embeddings) for p in prompts]
+        learned = [None if p.vectors is None else torch.from_numpy(p.vectors) for p in prompts]
         return sam3_text.encode_words(self.detector, ids, mask, learned)
 
     def _pieces(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        if prompt.learned is None:
-            return sam3_text.word_pieces(self.tokenizer, [prompt.name or VISUAL])
-        self._check_width(prompt.learned)
-        return sam3_text.blank_pieces(self.tokenizer, len(prompt.learned.token_embeddings))
+        if prompt.vectors is None:
+            return sam3_text.word_pieces(self.tokenizer, [prompt.title or VISUAL])
+        self._check_width(prompt)
+        return sam3_text.blank_pieces(self.tokenizer, len(prompt.vectors))
 
-    def _check_width(self, concept: Concept) -> None:
+    def _check_width(self, prompt: Prompt) -> None:
         width = sam3_text.token_embedding(self.detector).embedding_dim
-        got = concept.token_embeddings.shape[1]
-        if got != width:
-            made = f"got one made for {concept.base_model} with vectors of {got}"
+        if prompt.learned and prompt.vectors is not None and prompt.vectors.shape[1] != width:
+            made = f"got one made for {prompt.learned.base_model} with vectors of {prompt.vectors.shape[1]}"
             raise ValueError(f"a concept for {self.name} must have vectors of {width}, {made}")
 
     def _seen_elsewhere(self, prompt: Prompt) -> list[Tensor]:

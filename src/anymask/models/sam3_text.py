@@ -22,7 +22,7 @@ PIECES = 49152 - 256 - 2  # merges of that file which CLIP uses
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def read_tokenizer(weights: Path) -> Any:
+def read_tokenizer(weights: Path, family: str = "SAM 3", hub_id: str = "facebook/sam3") -> Any:
     """The tokenizer in a model's folder, or beside a file, or of open_clip; else a CheckpointError says what to do."""
     folder = weights if weights.is_dir() else weights.parent
     try:
@@ -34,7 +34,7 @@ def read_tokenizer(weights: Path) -> Any:
     except (ValueError, OSError, EOFError) as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}): fetch it again") from error
     raise CheckpointError(
-        f"SAM 3 without tokenizer: to name things or show exemplars, put tokenizer.json of facebook/sam3, or {MERGES}"
+        f"{family} without tokenizer: to name things or show exemplars, put tokenizer.json of {hub_id}, or {MERGES}"
         f" of the original repository, into {folder}, or pip install open_clip_torch"
     )
 

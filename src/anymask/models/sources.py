@@ -54,9 +54,9 @@ def locate(model: str | Path) -> Located:
         raise CheckpointError(
             f"the weights of {name} are missing at {entry.path}: install anymask again{_namesake(entry)}"
         )
-    if found is None and entry is None and not _may_be_hub_id(name):
+    if found is None and entry is None and not may_be_hub_id(name):
         raise _unknown(name, path)
-    return Located(found or _fetch(entry.hub_id if entry else name, entry), entry, given=False)
+    return Located(found or fetch(entry.hub_id if entry else name, entry), entry, given=False)
 
 
 def find(name: str) -> Path | None:
@@ -158,12 +158,15 @@ def _is_whole(folder: Path) -> bool:
     return is_pocket or ((folder / "config.json").is_file() and weights_of(folder) != [])
 
 
-def _fetch(hub_id: str, entry: Entry | None) -> Path:
-    """From the hub into its cache: only what is needed, safetensors before pickles."""
+def fetch(hub_id: str, entry: Entry | None, instead: str = "") -> Path:
+    """From the hub into its cache: only what is needed, safetensors before pickles.
+
+    Raises CheckpointError that says what to do, and what there is `instead` if not another model.
+    """
     if is_offline():
-        raise _absent(hub_id, entry, "the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
+        raise _absent(hub_id, entry, "the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)", instead)
     weights = (entry.file,) if entry and entry.file else WEIGHTS
-    with _explained(hub_id, entry):
+    with _explained(hub_id, entry, instead):
         folder = download(hub_id, BESIDE)  # small: what is wrong is found before anything is announced
         _log.info("fetching %s%s", hub_id, f" ({entry.megabytes:g} MB)" if entry else "")
         for kind in (weights, PICKLES):
@@ -179,7 +182,7 @@ def _fetch(hub_id: str, entry: Entry | None) -> Path:
 
 
 @contextmanager
-def _explained(hub_id: str, entry: Entry | None) -> Iterator[None]:
+def _explained(hub_id: str, entry: Entry | None, instead: str) -> Iterator[None]:
     """Whatever goes wrong on the way to the hub as a CheckpointError that says what to do."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -189,37 +192,37 @@ def _explained(hub_id: str, entry: Entry | None) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise _gated(hub_id, entry) from error
+        raise _gated(hub_id, entry, instead) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no {hub_id}, or it is private (then set HF_TOKEN), and {_nor_here(hub_id)}: {nearest(hub_id)}"
+            f"the hub has no {hub_id}, or it is private (then set HF_TOKEN), and {_nor_here(hub_id)}:"
+            f" {instead or nearest(hub_id)}"
         ) from error
     except network as error:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())[:120]
-        raise _absent(hub_id, entry, f"the hub did not give it ({type(cause).__name__}: {reason})") from error
+        why = f"the hub did not give it ({type(cause).__name__}: {reason})"
+        raise _absent(hub_id, entry, why, instead) from error
     except ValueError as error:  # no JSON
-        raise _absent(
-            hub_id, entry, "what answered was not the hub (a network that wants a login first, or HF_ENDPOINT is wrong)"
-        ) from error
+        why = "what answered was not the hub (a network that wants a login first, or HF_ENDPOINT is wrong)"
+        raise _absent(hub_id, entry, why, instead) from error
 
 
-def _gated(hub_id: str, entry: Entry | None) -> CheckpointError:
-    return CheckpointError(
-        f"{hub_id} is gated: {_access(hub_id, entry)}{_original(entry)}; free of that are {RECOMMENDED} for points and"
-        f" boxes, and pocket for text{_namesake(entry)}"
-    )
+def _gated(hub_id: str, entry: Entry | None, instead: str) -> CheckpointError:
+    free = instead or f"free of that are {RECOMMENDED} for points and boxes, and pocket for text"
+    return CheckpointError(f"{hub_id} is gated: {_access(hub_id, entry)}{_original(entry)}; {free}{_namesake(entry)}")
 
 
-def _absent(hub_id: str, entry: Entry | None, why: str) -> CheckpointError:
+def _absent(hub_id: str, entry: Entry | None, why: str, instead: str) -> CheckpointError:
     tar = f"{entry.name if entry else hub_id.rpartition('/')[2]}.tar"
     access = f"{_access(hub_id, entry)}, then " if entry and entry.gated else ""
     here = "" if entry else f"; {_nor_here(hub_id)}"
-    meant = None if entry else misspelt(hub_id)
+    meant = None if entry or instead else misspelt(hub_id)
+    free = instead or "pocket works without (-m pocket)"
     return CheckpointError(
         f"{hub_id} is not on this machine and {why}: where there is a network {access}run `anymask models pack"
-        f" {hub_id} -o {tar}`, bring the file here and run `anymask models unpack {tar}`{_original(entry)}; pocket"
-        f" works without (-m pocket){here}{f'; did you mean {meant}?' if meant else ''}{_namesake(entry)}"
+        f" {hub_id} -o {tar}`, bring the file here and run `anymask models unpack {tar}`{_original(entry)};"
+        f" {free}{here}{f'; did you mean {meant}?' if meant else ''}{_namesake(entry)}"
     )
 
 
@@ -250,7 +253,7 @@ def _unknown(name: str, path: Path) -> Exception:
     return ValueError(f"unknown model {name!r}: {nearest(name)}; or give a hub id, folder or file")
 
 
-def _may_be_hub_id(name: str) -> bool:
+def may_be_hub_id(name: str) -> bool:
     """Whether to ask the hub: not for what looks like a file, nor for a name in a folder that is here."""
     is_file = Path(name).suffix.lower() in (*SUFFIXES, ".tar", ".onnx")
     return _HUB_ID.fullmatch(name) is not None and not is_file and not Path(name).parent.is_dir()

@@ -101,7 +101,19 @@ def bootstrap_interval(
     if not len(counts):
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, len(counts), (draws, len(counts)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (2.5, 97.5))
+    return percentile_interval(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+
+
+def bootstrap_weights(images: int, *, seed: int = 0, draws: int = 1000) -> Float[np.ndarray, "b n"]:
+    """How often each image comes in each of `draws` sets of as many images, drawn from all with replacement."""
+    drawn = np.random.default_rng(seed).integers(0, images, (draws, images))
+    return np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float64)
+
+
+def percentile_interval(values: Float[np.ndarray, "b"]) -> tuple[float, float]:
+    """The 95 % interval of a measure over bootstrap draws, of those that have it; NaN where none has."""
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
     return float(low), float(high)
 
 

@@ -1,0 +1,160 @@
+"""How well names become masks, measured on any COCO-format set, for any way of finding them.
+
+In each image all names that are there, and as many that certainly are not (`naming.draw_absent_names`), are asked for
+in one call. What comes back is scored name by name, on the union of its masks, and where the source says that each of
+its masks is one object (`true_instances`, unless the file denies it) also mask by mask. A way of finding is a function
+of an image and names; several of them answer the same questions side by side, which is what an ablation is.
+
+`text_summary.py` makes a Report of the records.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anymask.data.coco import CocoImage, CocoSet
+from anymask.evaluation.baselines import score_map_instances
+from anymask.evaluation.labelled import ALL, read_entry, read_set, timed
+from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.models.protocol import Model
+from anymask.ops import metrics, rle
+from anymask.ops.average_precision import Matched, match
+from anymask.segmentation import segment
+from anymask.types import Image, Masks
+
+Finder = Callable[[Image, Sequence[str]], Masks]
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """What to measure, and on what."""
+
+    images: Path = field(metadata={"help": "folder of the pictures"})
+    annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
+    model: str = field(default="pocket", metadata={"help": "catalogue name, hub id, folder or file of a model"})
+    dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
+    runtime: str = field(default="auto", metadata={"help": "auto, eager, compile, openvino or onnxruntime"})
+    limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
+    seed: int = field(default=0, metadata={"help": "of the draw of images, absent names and intervals"})
+    ablate: bool = field(default=False, metadata={"help": "also without each component, one by one, in one table"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps"})
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, eq=False)
+class NameAnswer:
+    """One name asked for in one image: of its union pixels and measures, NaN where not defined; how many masks.
+
+    `matched` are its masks one by one, where the source has true instances.
+    """
+
+    name: str
+    present: bool
+    found: int
+    overlap: int = 0
+    union: int = 0
+    iou: float = np.nan
+    precision: float = np.nan
+    recall: float = np.nan
+    boundary_iou: float = np.nan
+    matched: Matched | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """All names of one image, answered in one way; `stages` are the seconds of its parts, as far as they are told."""
+
+    names: tuple[NameAnswer, ...]
+    seconds: float
+    stages: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class TextRecord:
+    """What was measured on one image, by each way of finding; `total` is the number of images in the run."""
+
+    file_name: str
+    source: str
+    in_train: bool
+    answers: Mapping[str, Answer]
+    total: int
+
+
+def finders(model: Model, settings: TextSettings) -> dict[str, Finder]:
+    """What is measured, by its label: first what `segment` does, then with `ablate` what it is compared with."""
+    found: dict[str, Finder] = {"full": lambda image, names: segment(image, text=names, model=model)}
+    if settings.ablate and model.capabilities.text:
+        found["score map"] = lambda image, names: score_map_instances(model, image, names)
+    return found
+
+
+def evaluate_text(ways: Mapping[str, Finder], settings: TextSettings) -> Iterator[TextRecord]:
+    """Measure image by image, in the order of the file. Leave the loop to stop: `summarise` takes any part of them.
+
+    Raises ValueError or FileNotFoundError for a set that cannot be measured before the first image is looked at.
+    """
+    dataset, entries = read_set(settings.annotations, settings.images, settings.limit, settings.seed)
+    for entry in entries:
+        image, truth = read_entry(dataset, entry), dataset.masks(entry)
+        truth = truth[truth.areas > 0]
+        absent = draw_absent_names(dataset, entry, np.random.default_rng((settings.seed, entry.id)))
+        target = _Target(truth, dataset.crowds(entry), _has_true_instances(dataset, entry))
+        names = [*present_names(truth), *absent]
+        yield TextRecord(
+            file_name=entry.file_name,
+            source=entry.source or ALL,
+            in_train=dataset.in_train(entry),
+            answers={label: _answer(find, image, names, target) for label, find in ways.items()} if names else {},
+            total=len(entries),
+        )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What there is to find in an image; `crowds` are regions in which finds do not count."""
+
+    truth: Masks
+    crowds: Masks
+    true_instances: bool
+
+
+def _answer(find: Finder, image: Image, names: Sequence[str], target: _Target) -> Answer:
+    found, seconds = timed(lambda: find(image, names))
+    answers = tuple(_score(name, _of(found, name), target) for name in names)
+    return Answer(answers, seconds, dict(found.made_by.get("seconds", {})))
+
+
+def _score(name: str, found: Masks, target: _Target) -> NameAnswer:
+    truth, matched = _of(target.truth, name), None
+    if target.true_instances:
+        matched = match(found.rles, found.scores, truth.rles, _of(target.crowds, name).rles)
+    if not len(truth):
+        return NameAnswer(name, present=False, found=len(found), matched=matched)
+    unions = [rle.merge(one.rles, target.truth.size) for one in (found, truth)]
+    predicted, wanted = (rle.decode([one], target.truth.size) for one in unions)
+    precision, recall = metrics.precision_recall(predicted, wanted)
+    return NameAnswer(
+        name=name,
+        present=True,
+        found=len(found),
+        overlap=int(np.count_nonzero(predicted & wanted)),
+        union=int(np.count_nonzero(predicted | wanted)),
+        iou=float(metrics.iou(predicted, wanted)[0]),
+        precision=float(precision[0]),
+        recall=float(recall[0]),
+        boundary_iou=float(metrics.boundary_iou(predicted, wanted)[0]),
+        matched=matched,
+    )
+
+
+def _of(masks: Masks, name: str) -> Masks:
+    return masks[np.asarray([label == name for label in masks.labels], bool)]
+
+
+def _has_true_instances(dataset: CocoSet, entry: CocoImage) -> bool:
+    return bool(dataset.sources.get(entry.source, {}).get("true_instances", True))
