@@ -50,6 +50,7 @@ def segment(
     overlap: int | None = None,
     detector: str | PathLike[str] | Grounding | None = None,
     cleanup: str | None = "adaptive",
+    cache: FeatureCache | None = None,
 ) -> Masks:
     """Masks of what the prompts mean, best guesses first for text, in prompt order for points, boxes and masks.
 
@@ -61,7 +62,7 @@ def segment(
 
     A model that knows no text has its names found by a `detector` (`grounding.loading.load_grounding` has the choice;
     give what it returns to load it once for many images); given one, so has any model. `cleanup` is for masks of texts:
-    "adaptive", "classic" or None.
+    "adaptive", "classic" or None. A `cache` keeps what encoders say of the image; a loaded detector has its own.
     """
     picture = read_image(image)
     shown = as_exemplars(exemplars, not_exemplars)
@@ -72,7 +73,7 @@ def segment(
     check_tiles(wanted, tile, overlap, zoom=zoom)
     clean = cleaner(cleanup)
     network = _ready(model)
-    grounding = find_grounding(network, named, detector)
+    grounding = find_grounding(network, named, detector, cache)
     check_understood(network, wanted, grounding)
     for prompt in wanted:
         _check_placed(prompt, picture.size)
@@ -80,16 +81,16 @@ def segment(
         raise ValueError(
             f"{network.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector"
         )
-    cache = grounding.cache if grounding else FeatureCache()
+    kept = grounding.cache if grounding else cache or FeatureCache()
     grid = None if tile is None else _Grid(picture, tile, settled_overlap(tile, overlap))
     parts = []
     if spatial and grid:
         parts.append(_boxes_in_tiles(network, grid, spatial, multimask))
     elif spatial:
-        found = predict(network, cache.encode(network, picture), spatial, multimask_output=multimask or None)
+        found = predict(network, kept.encode(network, picture), spatial, multimask_output=multimask or None)
         parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
     if named:
-        find_them = _Names(network, picture, named, grounding, cache)
+        find_them = _Names(network, picture, named, grounding, kept)
         parts.append(clean(find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)))
     return _numbered(parts)
 
@@ -199,6 +200,14 @@ def check_wanted(prompts: Sequence[Prompt], *, multimask: bool = False, zoom: bo
             )
 
 
+def check_zoom(model: Model, prompts: Sequence[Prompt], grounding: Grounding | None, *, zoom: bool) -> None:
+    """Raises ValueError where a closer look would have no effect on any prompt."""
+    if zoom and grounding is None and not any(prompt.is_spatial for prompt in prompts):
+        raise ValueError(
+            f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, or a detector"
+        )
+
+
 def cleaner(name: str | None) -> Callable[[Masks], Masks]:
     """Masks without holes, islands and frayed edges, by a name of `ops.cleaning.CLEANUPS`; None leaves them alone."""
     if name is not None and name not in CLEANUPS:
@@ -213,7 +222,10 @@ def cleaner(name: str | None) -> Callable[[Masks], Masks]:
 
 
 def find_grounding(
-    model: Model, named: Sequence[Prompt], detector: str | PathLike[str] | Grounding | None
+    model: Model,
+    named: Sequence[Prompt],
+    detector: str | PathLike[str] | Grounding | None = None,
+    cache: FeatureCache | None = None,
 ) -> Grounding | None:
     """What finds the names for the model; None where it finds them itself."""
     if isinstance(detector, Grounding):
@@ -222,7 +234,7 @@ def find_grounding(
         return None
     from anymask.grounding.loading import load_grounding
 
-    return load_grounding(None if detector is None else fspath(detector), model=model)
+    return load_grounding(None if detector is None else fspath(detector), model=model, cache=cache)
 
 
 def check_tiles(prompts: Sequence[Prompt], tile: int | None, overlap: int | None, *, zoom: bool = False) -> None:
