@@ -170,6 +170,9 @@ def test_several_ways_answer_the_same_questions_once_an_image(folder):
     rows = summarise(records, settings, "").tables["ablation"]
     assert [row["way"] for row in rows] == ["first", "second"]
     assert rows[0]["ap"] == 1 > rows[1]["ap"]
+    assert [rows[0][f"ap50_gain{end}"] for end in ("", "_ci95_low", "_ci95_high")] == [0, 0, 0]
+    assert rows[1]["ap50_gain"] == pytest.approx(rows[1]["ap50"] - 1, abs=1e-5)
+    assert rows[1]["ap50_gain_ci95_low"] == rows[1]["ap50_gain_ci95_high"] == rows[1]["ap50_gain"]  # images are alike
     assert all(row["seconds_per_image"] >= 0 for row in rows)
 
 
@@ -202,11 +205,14 @@ def test_a_score_map_alone_gives_its_connected_parts():
     assert found.ids.tolist() == [1, 2, 3]
     assert np.allclose(found.scores, 0.9, atol=1e-3)
     assert len(score_map_instances(Oracle(), Image(pixels), ["cow"])) == 0
+    unsure = Oracle(presence=lambda name, picture: 0.1)
+    assert len(score_map_instances(unsure, Image(pixels), ["dog"])) == 0
+    assert np.allclose(score_map_instances(unsure, Image(pixels), ["dog"], presence=0.0).scores, 0.1, atol=1e-3)
 
 
 def test_the_score_map_is_compared_where_a_model_has_one(folder):
     settings = settings_of(folder, ablate=True)
-    assert list(finders(Oracle(), settings)) == ["full", "score map"]
+    assert list(finders(Oracle(), settings)) == ["full", "score map", "score map, any presence"]
     assert list(finders(Oracle(), settings_of(folder))) == ["full"]
     assert list(finders(Oracle(capabilities=Capabilities()), settings)) == ["full"]
 
@@ -227,7 +233,7 @@ def test_the_command_prints_a_flat_object(folder, capsys, monkeypatch):
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) >= WANTED
-    assert [row["way"] for row in found["ablation"]] == ["full", "score map"]
+    assert [row["way"] for row in found["ablation"]][:2] == ["full", "score map"]
     assert {row["name"] for row in found["names"]} >= {"cat", "dog"}
     assert json.loads((folder / "report.json").read_text()) == found
     assert main(words) == 0

@@ -90,6 +90,7 @@ def finders(model: Model, settings: TextSettings) -> dict[str, Finder]:
     found: dict[str, Finder] = {"full": lambda image, names: segment(image, text=names, model=model)}
     if settings.ablate and model.capabilities.text:
         found["score map"] = lambda image, names: score_map_instances(model, image, names)
+        found["score map, any presence"] = lambda image, names: score_map_instances(model, image, names, presence=0.0)
     return found
 
 
