@@ -192,6 +192,14 @@ def test_names_that_share_a_word_are_told_apart_by_the_other(monkeypatch):
     np.testing.assert_allclose(found.boxes, [[24, 15, 56, 35]], rtol=1e-6)
 
 
+def test_a_box_scores_as_its_own_name_does_and_only_a_name_that_scores_enough_is_its_label(monkeypatch):
+    words = {"small": 0.1, "dog": 0.9, "cat": 0.6, "bird": 0.28}
+    found = scored(monkeypatch, words).detect(noise_image((50, 80)), ["small dog", "cat"])
+    assert found.labels == ("cat",) and found.scores == pytest.approx([0.6])
+    found = scored(monkeypatch, {**words, "dog": 0.4}).detect(noise_image((50, 80)), ["small dog", "bird"])
+    assert found.labels == ("small dog",) and found.scores == pytest.approx([0.4])
+
+
 def test_thresholds_of_the_box_and_of_the_text(monkeypatch):
     detector, image = scored(monkeypatch, {"dog": 0.28, "cat": 0.2}), noise_image((50, 80))
     nothing = detector.detect(image, ["dog", "cat"])
@@ -226,6 +234,13 @@ def test_marks_in_a_name_do_not_part_it_and_spelling_stays(monkeypatch):
     assert detector.tokenizer.convert_ids_to_tokens(caption.ids).count(".") == 4
     found = detector.detect(noise_image((50, 80)), names, ALL)
     assert len(found) and set(found.labels) <= set(names)
+
+
+def test_a_caption_is_what_transformers_would_read():
+    detector = tiny_dino()
+    processor = GroundingDinoProcessor(detector.processor, detector.tokenizer)
+    (caption,), _ = detector.captions(["a red car", "Dog", "犬"])
+    assert list(caption.ids) == processor(text=["a red car", "Dog", "犬"])["input_ids"]
 
 
 def test_emoji_find_nothing_and_a_long_name_is_cut_and_both_are_said():
@@ -282,6 +297,25 @@ def test_a_folder_without_tokenizer_reads_the_shipped_vocabulary(tmp_path):
         (folder / name).unlink()
     detector = load_detector(folder, device="cpu")
     assert detector.captions(["red car", "犬"]) == tiny_dino().captions(["red car", "犬"])
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "owlv2"])
+def test_broken_files_beside_the_weights_are_named(kind, tmp_path):
+    folder = saved(kind, tmp_path)
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json in .* cannot be read \(.*: fetch it again"):
+        load_detector(folder, device="cpu")
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json or vocab.(txt|json) in .* cannot be read"):
+        load_detector(folder, device="cpu")
+
+
+def test_a_path_does_not_hide_a_name_of_the_catalogue():
+    Path(DEFAULT).mkdir()
+    assert not is_here(DEFAULT) and is_here(f"./{DEFAULT}") and not is_here("")
+    with pytest.raises(CheckpointError, match=f"IDEA-Research/{DEFAULT} is not on this machine"):
+        load_detector(DEFAULT)
 
 
 def test_owl_without_tokenizer_takes_that_of_open_clip_or_says_what_to_bring(tmp_path, monkeypatch):

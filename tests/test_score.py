@@ -278,6 +278,20 @@ def test_what_the_hub_has_cached_is_here(files, no_hub, tmp_path, monkeypatch):
     assert torch.equal(loaded.network.logit_scale, plain.network.logit_scale)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "pretrained", "mean"),
+    [
+        ("ViT-L-14", "openai", open_clip.OPENAI_DATASET_MEAN),
+        ("ViT-L-14", "laion2b_s32b_b82k", (0.5, 0.5, 0.5)),
+        ("ViT-L-14", "my/file.pt", None),  # its tags differ: open_clip's own default
+        ("ViT-B-16-SigLIP", "my/file.pt", (0.5, 0.5, 0.5)),
+        ("tiny-clip", "my/file.pt", None),
+    ],
+)
+def test_colours_are_those_of_the_training(files, architecture, pretrained, mean):
+    assert clip_members._colours(Member(architecture, pretrained)).get("mean") == mean
+
+
 def test_members_are_read_from_text():
     assert parse_member("ViT-L-14:openai=0.25") == Member("ViT-L-14", "openai", 0.25)
     assert parse_member(" ViT-B-32:my/file.pt ") == Member("ViT-B-32", "my/file.pt", 1.0)

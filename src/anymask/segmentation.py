@@ -1,6 +1,11 @@
-"""The public `segment`: an image and prompts of any kind to masks, with any model."""
+"""The public `segment`: an image and prompts of any kind to masks, with any model.
 
-from collections.abc import Sequence
+Names go to the model where it knows names, else through `grounding/`: a detector finds boxes, the model makes masks of
+them. Either way every object has one mask and one name, cleaned at its own scale.
+"""
+
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any
@@ -9,18 +14,19 @@ import numpy as np
 import torch
 
 from anymask.data.images import read_image
+from anymask.grounding.instances import one_each, united, without
+from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
 from anymask.models.capabilities import knows_no_text
 from anymask.models.load import load
 from anymask.models.protocol import EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
+from anymask.ops.cleaning import CLEANUPS, clean_rles
 from anymask.ops.grids import CropBox
 from anymask.prompting import check_prompt, place, predict, predict_batch
 from anymask.prompting import zoom as zoom_in
 from anymask.tiling import around, lift, settled_overlap, tiles
 from anymask.types import Box, Exemplar, Features, Image, Masks, Prompt, Size
-
-SAME_OBJECT = 0.5  # IoU of two instances of different names from which only the surer stays
 
 
 def segment(
@@ -41,6 +47,8 @@ def segment(
     semantic: bool = False,
     tile: int | None = None,
     overlap: int | None = None,
+    detector: str | PathLike[str] | Grounding | None = None,
+    cleanup: str | None = "adaptive",
 ) -> Masks:
     """Masks of what the prompts mean, best guesses first for text, in prompt order for points, boxes and masks.
 
@@ -49,30 +57,33 @@ def segment(
     meant and what is not: beside one text, or alone. `multimask` gives every candidate of an object, `zoom` a second,
     closer look. `tile` is for texts and boxes in big images: squares of that side, overlapping by `overlap` (an eighth
     of it), are looked at one after another.
+
+    A model that knows no text has its names found by a `detector` (`grounding.loading.load_grounding` has the choice;
+    give what it returns to load it once for many images); given one, so has any model. `cleanup` is for masks of texts:
+    "adaptive", "classic" or None.
     """
     picture = read_image(image)
     shown = as_exemplars(exemplars, not_exemplars)
     wanted = collect_prompts(prompts, points, point_labels, boxes, mask, text, not_text, shown)
     spatial = [prompt for prompt in wanted if prompt.is_spatial]
     named = [prompt for prompt in wanted if not prompt.is_spatial]
-    check_wanted(spatial, multimask=multimask, zoom=zoom)
+    check_wanted(wanted, multimask=multimask, zoom=zoom)
     check_tiles(wanted, tile, overlap, zoom=zoom)
+    clean = cleaner(cleanup)
     network = _ready(model)
-    check_understood(network, wanted)
+    grounding = find_grounding(network, named, detector)
+    check_understood(network, wanted, grounding)
     for prompt in wanted:
         _check_placed(prompt, picture.size)
-    if tile is not None:
-        grid = _Grid(picture, tile, settled_overlap(tile, overlap))
-        parts = [_boxes_in_tiles(network, grid, spatial, multimask)] if spatial else []
-        parts += [_names_in_tiles(network, grid, named, semantic)] if named else []
-        return _numbered(parts)
-    features = network.encode([picture])[0]
+    grid = None if tile is None else _Grid(picture, tile, settled_overlap(tile, overlap))
     parts = []
-    if spatial:
-        found = predict(network, features, spatial, multimask_output=multimask or None)
+    if spatial and grid:
+        parts.append(_boxes_in_tiles(network, grid, spatial, multimask))
+    elif spatial:
+        found = predict(network, _encode(network, picture, grounding), spatial, multimask_output=multimask or None)
         parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
     if named:
-        parts.append(ground(network, features, named, semantic=semantic))
+        parts.append(clean(_find_named(network, picture, grid, named, semantic, grounding, zoom)))
     return _numbered(parts)
 
 
@@ -96,7 +107,7 @@ def find(
     semantic: bool = False,
     negative_names: Sequence[str] = (),
 ) -> Masks:
-    """All instances of each name, or one union a name; a name judged absent has no row."""
+    """All instances of each name, or one union a name, as the model gives them; a name judged absent has no row."""
     return ground(model, features, [Prompt.text(name, negative_names) for name in names], semantic=semantic)
 
 
@@ -108,9 +119,11 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
     check_understood(model, prompts)
     for prompt in prompts:
         _check_placed(prompt, features.frame.size)
+    started = time.perf_counter()
     text = _encode_names(model, prompts)
     found = model.ground(features, text, instances=len(text.names) > len(prompts) or not semantic)
-    return _settled(*_rows_of(found, model, features, prompts, semantic), semantic)
+    masks = _settled(*_rows_of(found, model, features, prompts, semantic), semantic)
+    return replace(masks, made_by=_made_by(model, prompts, found, masks, time.perf_counter() - started))
 
 
 def collect_prompts(
@@ -165,12 +178,44 @@ def with_exemplars(named: Sequence[Prompt], exemplars: Sequence[Exemplar]) -> li
     return [(named[0] if named else Prompt()) + Prompt(exemplars=tuple(exemplars))]
 
 
-def check_wanted(spatial: Sequence[Prompt], *, multimask: bool = False, zoom: bool = False) -> None:
-    """Raises ValueError where `multimask` or `zoom` would have no effect."""
+def check_wanted(prompts: Sequence[Prompt], *, multimask: bool = False, zoom: bool = False) -> None:
+    """Raises ValueError where prompts gainsay each other, or `multimask` or `zoom` would have no effect."""
     if multimask and zoom:
         raise ValueError("zoom gives one mask an object, multimask several: ask for one of them")
-    if (multimask or zoom) and not spatial:
-        raise ValueError(f"{'zoom' if zoom else 'multimask'} is for points, boxes and masks: a text has none of them")
+    if multimask and not any(prompt.is_spatial for prompt in prompts):
+        raise ValueError("multimask is for points, boxes and masks: a text has none of them")
+    wanted = {prompt.title.casefold().strip() for prompt in prompts} - {""}
+    for name in (name for prompt in prompts for name in prompt.negative_names):
+        if name.casefold().strip() in wanted:
+            raise ValueError(
+                f"{name!r} is asked for and refused at once: take it out of the texts or the negative ones"
+            )
+
+
+def cleaner(name: str | None) -> Callable[[Masks], Masks]:
+    """Masks without holes, islands and frayed edges, by a name of `ops.cleaning.CLEANUPS`; None leaves them alone."""
+    if name is not None and name not in CLEANUPS:
+        raise ValueError(f"cleanup must be {', '.join(CLEANUPS)} or None, got {name!r}")
+
+    def clean(masks: Masks) -> Masks:
+        if name is None or not len(masks):
+            return masks
+        return replace(masks.compact(), packed=clean_rles(masks.rles, CLEANUPS[name]))
+
+    return clean
+
+
+def find_grounding(
+    model: Model, named: Sequence[Prompt], detector: str | PathLike[str] | Grounding | None
+) -> Grounding | None:
+    """What finds the names for the model; None where it finds them itself."""
+    if isinstance(detector, Grounding):
+        return detector if named else None
+    if not named or any(prompt.exemplars for prompt in named) or (detector is None and model.capabilities.text):
+        return None
+    from anymask.grounding.loading import load_grounding
+
+    return load_grounding(None if detector is None else fspath(detector), model=model)
 
 
 def check_tiles(prompts: Sequence[Prompt], tile: int | None, overlap: int | None, *, zoom: bool = False) -> None:
@@ -186,15 +231,64 @@ def check_tiles(prompts: Sequence[Prompt], tile: int | None, overlap: int | None
         raise ValueError("tile is for texts and boxes, which say how large a thing is: for a point or a mask use zoom")
 
 
-def check_understood(model: Model, prompts: Sequence[Prompt]) -> None:
+def check_understood(model: Model, prompts: Sequence[Prompt], grounding: Grounding | None = None) -> None:
     """Raises ValueError if the model knows nothing of a kind of prompt, whatever the image."""
     can = model.capabilities
+    if grounding is not None:
+        _check_grounded(model, prompts)
+        prompts = [prompt for prompt in prompts if prompt.is_spatial]
     if any(prompt.exemplars for prompt in prompts) and not can.exemplars:
         raise ValueError(f"{model.name} knows no exemplars: use sam3 (--model facebook/sam3)")
     if any(prompt.is_semantic for prompt in prompts) and not can.text:
         raise knows_no_text(model.name)
     if any(prompt.is_spatial for prompt in prompts) and not can.points:
         raise ValueError(f"{model.name} knows names and exemplars alone: use facebook/sam3 for points, boxes and masks")
+
+
+def _check_grounded(model: Model, prompts: Sequence[Prompt]) -> None:
+    """Raises ValueError for what a detector cannot find, or the model not make masks of."""
+    if not model.capabilities.boxes:
+        raise ValueError(f"{model.name} takes no boxes, which is what a detector gives: leave the detector out")
+    if any(prompt.exemplars for prompt in prompts):
+        raise ValueError("a detector knows names, no exemplars: leave the detector out, and use facebook/sam3")
+    for prompt in prompts:
+        if prompt.vectors is not None and not prompt.is_spatial:
+            raise ValueError(
+                f"the concept {prompt.title!r} holds vectors that {prompt.learned and prompt.learned.base_model} reads:"
+                " a detector knows words alone"
+            )
+
+
+def _encode(model: Model, image: Image, grounding: Grounding | None) -> Features:
+    """The features, from the cache that names will read them from."""
+    return grounding.cache.encode(model, image) if grounding else model.encode([image])[0]
+
+
+def _find_named(
+    model: Model,
+    image: Image,
+    grid: "_Grid | None",
+    named: Sequence[Prompt],
+    semantic: bool,
+    grounding: Grounding | None,
+    zoom: bool,
+) -> Masks:
+    """Names in the image or its tiles, by the model itself or by what finds them for it."""
+    if grounding is None and zoom:
+        raise ValueError(f"{model.name} finds texts itself, without a closer look: zoom is for points, boxes and masks")
+    if grounding is None:
+        return (
+            _names_in_tiles(model, grid, named, semantic)
+            if grid
+            else ground(model, model.encode([image])[0], named, semantic=semantic)
+        )
+    if grid is None:
+        found = grounding.find(model, image, named, zoom=zoom)
+    else:
+        crops = [(crop, grounding.find(model, grid.cut_out(crop), named, zoom=zoom)) for crop in grid.crops]
+        joined = join([(crop, lift(masks, crop, image.size)) for crop, masks in crops], image.size)
+        found = replace(_settled(joined, Masks.empty(image.size), False), made_by=crops[0][1].made_by)
+    return united(found) if semantic else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +341,7 @@ def _names_in_tiles(model: Model, grid: _Grid, prompts: Sequence[Prompt], semant
             for one, all_ in zip(found, overall, strict=True)
         ]
         here, against = _rows_of(judged, model, features, prompts, semantic)
-        wanted.append((crop, lift(_without(here, against) if semantic else here, crop, size)))
+        wanted.append((crop, lift(without(here, against) if semantic else here, crop, size)))
         refused.append((crop, lift(against, crop, size)))
     if semantic:
         return _union_of_tiles(wanted, size)
@@ -333,18 +427,37 @@ def _rows_of(
 ) -> tuple[Masks, Masks]:
     """What was found of the names in one image, and of what they are not."""
     n, thresholds, empty = len(prompts), model.capabilities.thresholds, Masks.empty(features.frame.size)
-    labels = [prompt.name or (prompt.learned.name if prompt.learned else "") for prompt in prompts]
-    pairs = zip(found[:n], labels, strict=True)
-    wanted = [_rows(grounded, features, label, semantic, thresholds) for grounded, label in pairs]
+    own = [replace(thresholds, presence=_threshold(model, prompt)) for prompt in prompts]
+    triples = zip(found[:n], prompts, own, strict=True)
+    wanted = [_rows(grounded, features, prompt.title, semantic, limits) for grounded, prompt, limits in triples]
     refused = [_rows(grounded, features, "", False, thresholds) for grounded in found[n:]]
     return Masks.concat([empty, *wanted]), Masks.concat([empty, *refused])
 
 
 def _settled(wanted: Masks, refused: Masks, semantic: bool) -> Masks:
     """Without what a negative name claims more surely, and one name an object; ids from 1."""
-    masks = _without(wanted, refused)
-    kept = masks if semantic else _one_name_each(masks)
+    masks = without(wanted, refused)
+    kept = masks if semantic else one_each(masks)
     return replace(kept, ids=np.arange(1, len(kept) + 1))
+
+
+def _made_by(
+    model: Model, prompts: Sequence[Prompt], found: Sequence[Grounded], masks: Masks, seconds: float
+) -> dict[str, Any]:
+    """What to know of names that the model found itself."""
+    missing = {p.title: round(float(one.presence), 4) for p, one in zip(prompts, found, strict=False)}
+    return {
+        "detector": model.name,
+        "thresholds": {prompt.title: round(_threshold(model, prompt), 4) for prompt in prompts},
+        "nearest": {name: presence for name, presence in missing.items() if name not in masks.labels},
+        "seconds": {"ground": round(seconds, 4)},
+    }
+
+
+def _threshold(model: Model, prompt: Prompt) -> float:
+    """From which presence on the name counts: learned for it, or that of the model."""
+    learned = prompt.learned.thresholds if prompt.learned else {}
+    return float(learned.get(model.name, model.capabilities.thresholds.presence))
 
 
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:
@@ -362,31 +475,6 @@ def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, th
         rles, features.frame.size, scores=scores.numpy(), labels=[label] * len(rles), logits=logits.numpy()
     )
     return masks[np.flatnonzero(masks.areas)]
-
-
-def _one_name_each(masks: Masks) -> Masks:
-    """Of instances that are nearly one mask the surest stays: an object gets one label, a part may have its own."""
-    kept: list[int] = []
-    overlap = rle.iou(masks.rles, masks.rles)
-    for row in np.argsort(-masks.scores, kind="stable"):
-        if all(overlap[row, other] < SAME_OBJECT for other in kept):
-            kept.append(int(row))
-    return masks[np.asarray(sorted(kept), np.int64)]
-
-
-def _without(masks: Masks, refused: Masks) -> Masks:
-    """Rows that no surer row of `refused` overlaps."""
-    if not len(masks) or not len(refused):
-        return masks
-    beaten = (_shared_of_smaller(masks, refused) > 0.5) & (refused.scores[None] >= masks.scores[:, None])
-    return masks[np.flatnonzero(~beaten.any(axis=1))]
-
-
-def _shared_of_smaller(first: Masks, second: Masks) -> np.ndarray:
-    """Intersection of every pair, as a share of the smaller mask."""
-    iou = rle.iou(first.rles, second.rles)
-    a, b = first.areas[:, None], second.areas[None]
-    return np.asarray(iou * (a + b) / (1 + iou) / np.maximum(np.minimum(a, b), 1))
 
 
 def _numbered(parts: Sequence[Masks]) -> Masks:

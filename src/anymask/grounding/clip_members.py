@@ -128,7 +128,7 @@ class ClipModel:
     @property
     def scale(self) -> float:
         """What products of vectors are multiplied by."""
-        return float(self.network.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
+        return float(self.network.logit_scale.detach().exp())  # type: ignore[operator]
 
     @property
     def bias(self) -> float | None:
@@ -206,7 +206,6 @@ def _built(member: Member, file: Path) -> tuple[nn.Module, Callable[[list[str]],
     import open_clip
 
     about = open_clip.get_pretrained_cfg(member.architecture, member.pretrained)
-    look = {key: about[key] for key in ("mean", "std") if key in about}
     wrong = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, StopIteration, AssertionError)
     try:
         with warnings.catch_warnings():
@@ -215,7 +214,7 @@ def _built(member: Member, file: Path) -> tuple[nn.Module, Callable[[list[str]],
                 member.architecture,
                 str(file),
                 force_quick_gelu=bool(about.get("quick_gelu")),
-                force_preprocess_cfg=look,
+                force_preprocess_cfg=_colours(member),
                 weights_only=True,
             )
         return network, _tokenizer(member, file)
@@ -225,6 +224,17 @@ def _built(member: Member, file: Path) -> tuple[nn.Module, Callable[[list[str]],
             f"{file} cannot be loaded as {member.architecture} ({type(error).__name__}: {reason}): fetch it again, or"
             " name its architecture"
         ) from error
+
+
+def _colours(member: Member) -> dict[str, Any]:
+    """Mean and deviation of the colours that the tag was trained with; of a file, those of all tags if they agree."""
+    import open_clip
+
+    known = open_clip.list_pretrained_tags_by_model(member.architecture)
+    tags = [member.pretrained] if open_clip.is_pretrained_cfg(member.architecture, member.pretrained) else known
+    abouts = [open_clip.get_pretrained_cfg(member.architecture, tag) for tag in tags]
+    found = {(tuple(about["mean"]), tuple(about["std"])) for about in abouts}
+    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
 def _tokenizer(member: Member, file: Path) -> Callable[[list[str]], Tensor]:

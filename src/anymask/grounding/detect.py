@@ -31,13 +31,13 @@ FAMILIES = {
 def load_detector(name: str | Path = DEFAULT, device: str = "auto", dtype: torch.dtype | str | None = None) -> Detector:
     """A detector by catalogue name, hub id, folder as transformers saves it, or file of the GroundingDINO repository.
 
-    `device` is auto, cpu, cuda or mps; `dtype` that of the weights, float32 if None.
+    `device` is auto, cpu, cuda or mps; `dtype` that of the weights, float32 if None: in bfloat16, boxes move by pixels.
     Raises ValueError for an unknown name, FileNotFoundError for a path that is not there, CheckpointError for weights
     that are missing, broken or of another architecture, with what to do.
     """
     chosen = pick_device(device)
     number = pick_dtype(dtype, chosen)
-    path = sources.weights_at(_located(name))
+    path = sources.weights_at(_located(str(name)))
     if path.is_dir():
         family = read_config(path, FAMILIES)["model_type"]
         found: Detector = _class_of(family).from_folder(path, chosen, number, str(name))
@@ -52,31 +52,32 @@ def load_detector(name: str | Path = DEFAULT, device: str = "auto", dtype: torch
 
 def is_here(name: str | Path = DEFAULT) -> bool:
     """Whether its weights are on this machine; the hub is not asked."""
-    return Path(name).exists() or sources.find(_hub_id(str(name))) is not None
+    return _found(str(name)) is not None
 
 
-def _located(name: str | Path) -> Path:
+def _located(name: str) -> Path:
     """The folder or file of a detector; fetched if it is nowhere here and the hub is allowed."""
-    text, entry = str(name), _named(str(name))
-    if not text.strip():
+    if not name.strip():
         raise ValueError(f"the detector must be a name, hub id, folder or file, got nothing; {_known()}")
-    if Path(name).exists() and not (entry and entry.name == text):
-        return Path(name)
-    hub_id = _hub_id(text)
-    if (found := sources.find(hub_id)) is not None:
+    if (found := _found(name)) is not None:
         return found
-    if entry is None and not sources.may_be_hub_id(text):
-        raise _unknown(text)
-    return sources.fetch(hub_id, entry, "names are found without it in windows of the image" if entry else _known())
+    entry = _named(name)
+    if entry is None and not sources.may_be_hub_id(name):
+        raise _unknown(name)
+    instead = "names are found without it in windows of the image" if entry else _known()
+    return sources.fetch(entry.hub_id if entry else name, entry, instead)
+
+
+def _found(name: str) -> Path | None:
+    """Where it lies on this machine; the names of the catalogue come before paths, and paths before the hub's cache."""
+    if name not in CATALOGUE and name.strip() and Path(name).exists():
+        return Path(name)
+    entry = _named(name)
+    return sources.find(entry.hub_id if entry else name)
 
 
 def _named(name: str) -> Entry | None:
     return CATALOGUE.get(name) or next((entry for entry in CATALOGUE.values() if entry.hub_id == name), None)
-
-
-def _hub_id(name: str) -> str:
-    entry = _named(name)
-    return entry.hub_id if entry else name
 
 
 def _class_of(family: str) -> Any:

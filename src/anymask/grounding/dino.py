@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -25,9 +25,9 @@ from transformers import (
 
 from anymask.grounding import dino_keys
 from anymask.grounding.detected import check_names, corners, detections
-from anymask.grounding.networks import configured, filled
+from anymask.grounding.networks import beside, configured, filled
 from anymask.grounding.protocol import Detections, DetectionThresholds
-from anymask.models.checkpoints import building, read_config, read_folder
+from anymask.models.checkpoints import read_config, read_folder
 from anymask.models.devices import memory_for
 from anymask.models.pocket_files import SHIPPED
 from anymask.types import Image
@@ -91,11 +91,9 @@ class DinoDetector:
     def from_folder(cls, folder: Path, device: str, dtype: torch.dtype, name: str) -> "DinoDetector":
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, KINDS)
-        config = configured(values, folder)
-        with building(folder):
-            processor = read_processor(GroundingDinoImageProcessor, folder)
-            tokenizer = _read_tokenizer(folder)
-        kind = KINDS[values["model_type"]]
+        kind, config = KINDS[values["model_type"]], configured(values, folder)
+        processor = beside(GroundingDinoImageProcessor, folder) or GroundingDinoImageProcessor()
+        tokenizer = beside(AutoTokenizer, folder, ("tokenizer.json", "vocab.txt")) or shipped_tokenizer()
         network = filled(kind, config, read_folder(folder), folder, dtype, leftovers=True)
         return cls(network, tokenizer, processor, device, name)
 
@@ -109,27 +107,24 @@ class DinoDetector:
         return cls(network, shipped_tokenizer(), GroundingDinoImageProcessor(), device, name)
 
     def detect(self, image: Image, names: Sequence[str], thresholds: DetectionThresholds | None = None) -> Detections:
-        """Boxes whose best word piece reaches `thresholds.box`, each with the name it shows best.
+        """Boxes with the name that each shows best; a box and a name score as the best of the name's word pieces.
 
-        That is, among names of which a piece reaches `thresholds.text`, the one whose pieces score highest on average:
-        of "red car" and "toy car", which share a piece, the right one. The score is that of the best piece.
+        Of the names that score at least both thresholds, the label is the one whose pieces are the most probable on
+        average: of "red car" and "toy car", which share a piece, the right one.
         """
         wanted, limits = check_names(names), thresholds or self.thresholds
         captions, notes = self.captions(wanted)
         with memory_for(f"find names in an image of {image.size[1]} x {image.size[0]}", self.device):
             answers = self._answers(image, captions)
         nearest = dict.fromkeys(wanted, 0.0)
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        parts = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
         for caption, (boxes, probs) in zip(captions, answers, strict=True):
             best, mean = _of_spans(probs, list(caption.spans.values()))
             nearest |= {name: float(column.max()) for name, column in zip(caption.spans, best.T, strict=True)}
-            named = best >= limits.text
-            rows = np.flatnonzero((best.max(axis=1) >= limits.box) & named.any(axis=1))
-            label = np.where(named, mean, -1.0)[rows].argmax(axis=1)
+            rows, columns = _labelled(best, mean, max(limits.box, limits.text))
             own = np.asarray([wanted.index(name) for name in caption.spans])
-            parts.append((corners(boxes[rows], image.size), best.max(axis=1)[rows], own[label]))
-        empty = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        boxes, scores, labels = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+            parts.append((corners(boxes[rows], image.size), best[rows, columns], own[columns]))
+        boxes, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         return detections(boxes, scores, labels, wanted, image.size, nearest, notes)
 
     def captions(self, names: Sequence[str]) -> tuple[list[Caption], tuple[str, ...]]:
@@ -193,21 +188,18 @@ def shipped_tokenizer() -> Any:
     return BertTokenizer(vocab={piece: row for row, piece in enumerate(pieces)})
 
 
-def read_processor(kind: Any, folder: Path) -> Any:
-    """How a folder wants its images prepared; the defaults of `kind` if it does not say."""
-    is_told = (folder / "preprocessor_config.json").is_file()
-    return kind.from_pretrained(folder, local_files_only=True) if is_told else kind()
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return shipped_tokenizer()
-
-
 def _of_spans(
     probs: Float[np.ndarray, "q t"], spans: Sequence[slice]
 ) -> tuple[Float[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
     """The highest and the mean probability over the pieces of each name."""
     best = np.stack([probs[:, span].max(axis=1) for span in spans], axis=1)
     return best, np.stack([probs[:, span].mean(axis=1) for span in spans], axis=1)
+
+
+def _labelled(
+    best: Float[np.ndarray, "q k"], mean: Float[np.ndarray, "q k"], threshold: float
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """The boxes for which a name reaches the threshold, and of these names the one with the highest mean."""
+    named = best >= threshold
+    rows = np.flatnonzero(named.any(axis=1))
+    return rows, np.where(named, mean, -1.0)[rows].argmax(axis=1)

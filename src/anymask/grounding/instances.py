@@ -53,6 +53,20 @@ def without(masks: Masks, refused: Masks) -> Masks:
     return masks[np.flatnonzero(~beaten.any(axis=1))]
 
 
+def united(masks: Masks) -> Masks:
+    """One mask a name, the union of its rows, with the score of the surest; ids from 1."""
+    names = list(dict.fromkeys(masks.labels))
+    groups = [masks[np.flatnonzero([label == name for label in masks.labels])] for name in names]
+    return Masks.from_rles(
+        [rle.merge(group.rles, masks.size) for group in groups],
+        masks.size,
+        scores=[float(group.scores.max()) for group in groups],
+        labels=names,
+        made_by=masks.made_by,
+        candidates=masks.candidates,
+    )
+
+
 class _Pairs:
     """How every two rows lie to each other."""
 
@@ -85,4 +99,4 @@ class _Pairs:
         return bool(rle.intersections([union], [self.masks.rles[row]])[0, 0] >= COVERED * self.areas[row])
 
     def _are_apart(self, a: int, b: int) -> bool:
-        return max(self.inside[a, b], self.inside[b, a]) <= APART
+        return bool(max(self.inside[a, b], self.inside[b, a]) <= APART)

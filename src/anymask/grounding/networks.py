@@ -50,6 +50,21 @@ def filled(
     return network.eval().requires_grad_(False)
 
 
+def beside(kind: Any, folder: Path, files: tuple[str, ...] = ("preprocessor_config.json",)) -> Any | None:
+    """A tokenizer or image processor of the class `kind` as saved in a folder; None if it has none of the `files`.
+
+    Raises CheckpointError for one that is broken.
+    """
+    if not any((folder / name).is_file() for name in files):
+        return None
+    try:
+        with _quiet():
+            return kind.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{' or '.join(files)} in {folder} cannot be read ({reason}): fetch it again") from error
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bars and no table of what was loaded: that is said above."""

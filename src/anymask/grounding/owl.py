@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Owlv2ForObjectDetection, Owlv2ImageProcessor
+from transformers import CLIPTokenizer, Owlv2ForObjectDetection, Owlv2ImageProcessor
 
 from anymask.grounding.detected import check_names, corners, detections
-from anymask.grounding.dino import read_processor
-from anymask.grounding.networks import configured, filled
+from anymask.grounding.networks import beside, configured, filled
 from anymask.grounding.protocol import Detections, DetectionThresholds
 from anymask.models import sam3_text
-from anymask.models.checkpoints import building, read_config, read_folder
+from anymask.models.checkpoints import read_config, read_folder
 from anymask.models.devices import memory_for
 from anymask.types import Image
 
@@ -45,9 +44,9 @@ class OwlDetector:
         """A folder as transformers saves it. Raises CheckpointError."""
         values = read_config(folder, ("owlv2",))
         config = configured(values, folder)
-        with building(folder):
-            processor = read_processor(Owlv2ImageProcessor, folder)
-        tokenizer = sam3_text.read_tokenizer(folder, "OWLv2", "google/owlv2-base-patch16-ensemble")
+        processor = beside(Owlv2ImageProcessor, folder) or Owlv2ImageProcessor()
+        own = beside(CLIPTokenizer, folder, ("tokenizer.json", "vocab.json"))
+        tokenizer = own or sam3_text.read_tokenizer(folder, "OWLv2", "google/owlv2-base-patch16-ensemble")
         network = filled(Owlv2ForObjectDetection, config, read_folder(folder), folder, dtype, leftovers=True)
         return cls(network, tokenizer, processor, device, name)
 

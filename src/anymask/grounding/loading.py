@@ -1,0 +1,97 @@
+"""Which detector and which scorer serve: those asked for, else what is on this machine, else pocket in their place.
+
+Nothing is fetched that was not asked for by name. What stands in for what is logged and goes into the result's notes.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anymask.grounding import detect
+from anymask.grounding.clip_members import MEMBERS, is_here, parse_member
+from anymask.grounding.pipeline import Grounding, GroundingSettings
+from anymask.grounding.pocket_scorer import PocketScorer
+from anymask.grounding.protocol import Detector, Scorer
+from anymask.grounding.score import Background, load_scorer
+from anymask.grounding.windows import WindowDetector
+from anymask.models.feature_cache import FeatureCache
+from anymask.models.load import load
+from anymask.models.protocol import CheckpointError, Model
+
+WINDOWS, POCKET = "windows", "pocket"
+
+_log = logging.getLogger("anymask")
+
+
+def load_grounding(
+    detector: str | Path | None = None,
+    *,
+    scorer: Sequence[str] = (),
+    settings: GroundingSettings = GroundingSettings(),
+    model: Model | None = None,
+    background: Background = "blurred",
+    fallback: bool = False,
+    cache: FeatureCache | None = None,
+    device: str = "auto",
+) -> Grounding:
+    """A detector and a scorer for `segment(..., detector=...)`; loaded once, they serve any number of images.
+
+    `detector` is a name of `detect.CATALOGUE`, hub id, folder, file, or "windows"; None takes one that is on this
+    machine, and windows where there is none. With `fallback` windows stand in for one that cannot be had. `scorer`
+    names members of an ensemble ("ViT-L-14:openai=0.25") or is ("pocket",); empty takes what is here. A `model` that
+    knows text takes pocket's place. Raises as `load_detector` and `load_scorer`.
+    """
+    kept = cache or FeatureCache()
+    search = _Search(model, device, kept, background)
+    judge, scorer_notes = search.scorer(scorer)
+    finder, detector_notes = search.detector(detector, judge, fallback)
+    for note in (*scorer_notes, *detector_notes):
+        _log.info("%s", note)
+    return Grounding(finder, judge, settings, kept, (*detector_notes, *scorer_notes))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all that is looked for shares."""
+
+    model: Model | None
+    device: str
+    cache: FeatureCache
+    background: Background
+
+    def scorer(self, asked: Sequence[str]) -> tuple[Scorer, tuple[str, ...]]:
+        if tuple(asked) == (POCKET,):
+            return self._pocket(), ()
+        if asked:
+            members = [parse_member(text) for text in asked]
+            return load_scorer(members, self.device, self.cache, self.background), ()
+        members = [member for member in MEMBERS if is_here(member)]
+        if members:
+            missing = ", ".join(member.name for member in MEMBERS if member not in members)
+            note = (f"left out of the scorer, as they are not on this machine: {missing}",) if missing else ()
+            return load_scorer(members, self.device, self.cache, self.background, fetch=False), note
+        scorer = self._pocket()
+        return scorer, (f"no image-text model is on this machine: {scorer.name} scores in their place",)
+
+    def detector(self, asked: str | Path | None, scorer: Scorer, fallback: bool) -> tuple[Detector, tuple[str, ...]]:
+        windows = WindowDetector(scorer)
+        if asked is None:
+            here = next((name for name in detect.CATALOGUE if detect.is_here(name)), None)
+            if here is not None:
+                return detect.load_detector(here, self.device), ()
+            return windows, (
+                f"no detector is on this machine: {windows.name} stand in; {detect.DEFAULT} finds more names",
+            )
+        if str(asked) == WINDOWS:
+            return windows, ()
+        try:
+            return detect.load_detector(asked, self.device), ()
+        except (CheckpointError, FileNotFoundError) as error:
+            if not fallback:
+                raise
+            return windows, (f"{windows.name} stand in for the detector: {error}",)
+
+    def _pocket(self) -> PocketScorer:
+        knows = self.model is not None and self.model.capabilities.text
+        return PocketScorer(self.model if knows and self.model else load(POCKET, self.device), self.cache)
