@@ -29,8 +29,18 @@ Value = float | int | None
 Totals = Mapping[str, np.ndarray]
 
 DRAWS = 500
-ABLATED = ("ap50", "ap", "miou", "ciou", "boundary_iou", "presence_precision", "presence_recall", "cgf1")
-ABLATED += ("seconds_per_image",)
+ABLATED: tuple[str, ...] = (
+    "ap50",
+    "ap",
+    "miou",
+    "ciou",
+    "boundary_iou",
+    "presence_precision",
+    "presence_recall",
+    "cgf1",
+    "seconds_per_image",
+)
+
 _NOT_FOUND = NameAnswer("", present=False, found=0)
 
 
@@ -51,7 +61,7 @@ def summarise(records: Sequence[TextRecord], settings: TextSettings, name: str) 
             "ablation": _ablation_rows(answers, settings.seed) if len(labels) > 1 else [],
             "sources": _source_rows(rows, first),
             "names": _name_rows(first),
-            "stages": [{"way": label} | _stages(answers[label]) for label in labels if _stages(answers[label])],
+            "stages": [row for label in labels for row in _stage_rows(label, answers[label])],
         },
         seed=settings.seed,
         versions=reports.versions(),
@@ -221,10 +231,13 @@ def _counts(answers: Sequence[Answer]) -> dict[str, Value]:
     return {"images": len(answers), "names_present": present, "names_absent": len(names) - present}
 
 
-def _stages(answers: Sequence[Answer]) -> dict[str, Value]:
+def _stage_rows(label: str, answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Mean seconds an image of each stage that was told of."""
     stages = dict.fromkeys(stage for answer in answers for stage in answer.stages)
-    return {stage: _number(np.mean([answer.stages.get(stage, 0.0) for answer in answers])) for stage in stages}
+    return [
+        {"way": label, "stage": stage, "seconds": _number(np.mean([answer.stages.get(stage, 0) for answer in answers]))}
+        for stage in stages
+    ]
 
 
 def _number(value: Any, digits: int = 5) -> Value:
