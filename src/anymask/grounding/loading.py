@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anymask.data.scorers import FittedScorer
 from anymask.grounding import detect
@@ -62,12 +63,13 @@ def as_settings(
     refine: bool = True,
 ) -> GroundingSettings:
     """Settings as a command is told them: `quality`, as `parse_weights` takes it, goes before what was fitted."""
-    learned = dict(fitted.quality or {}) if fitted else {}
-    sizes = {"best_size": fitted.best_size} if fitted and fitted.best_size else {}
+    learned: dict[str, Any] = dict(fitted.quality or {}) if fitted else {}
+    if fitted and fitted.best_size:
+        learned["best_size"] = fitted.best_size
     return GroundingSettings(
         box_threshold=box_threshold,
         text_threshold=text_threshold,
-        quality=parse_weights(quality) if quality else QualityWeights(**learned, **sizes),
+        quality=parse_weights(quality) if quality else QualityWeights(**learned),
         refine=refine,
     )
 
