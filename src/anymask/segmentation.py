@@ -17,7 +17,7 @@ from anymask.data.images import read_image
 from anymask.grounding.instances import one_each, united, without
 from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
-from anymask.models.capabilities import knows_no_text
+from anymask.models.capabilities import knows_no_text, presence_threshold
 from anymask.models.load import load
 from anymask.models.protocol import EncodedText, Grounded, Model, Thresholds
 from anymask.ops import rle
@@ -427,7 +427,7 @@ def _rows_of(
 ) -> tuple[Masks, Masks]:
     """What was found of the names in one image, and of what they are not."""
     n, thresholds, empty = len(prompts), model.capabilities.thresholds, Masks.empty(features.frame.size)
-    own = [replace(thresholds, presence=_threshold(model, prompt)) for prompt in prompts]
+    own = [replace(thresholds, presence=presence_threshold(model, prompt)) for prompt in prompts]
     triples = zip(found[:n], prompts, own, strict=True)
     wanted = [_rows(grounded, features, prompt.title, semantic, limits) for grounded, prompt, limits in triples]
     refused = [_rows(grounded, features, "", False, thresholds) for grounded in found[n:]]
@@ -448,16 +448,10 @@ def _made_by(
     missing = {p.title: round(float(one.presence), 4) for p, one in zip(prompts, found, strict=False)}
     return {
         "detector": model.name,
-        "thresholds": {prompt.title: round(_threshold(model, prompt), 4) for prompt in prompts},
+        "thresholds": {prompt.title: round(presence_threshold(model, prompt), 4) for prompt in prompts},
         "nearest": {name: presence for name, presence in missing.items() if name not in masks.labels},
         "seconds": {"ground": round(seconds, 4)},
     }
-
-
-def _threshold(model: Model, prompt: Prompt) -> float:
-    """From which presence on the name counts: learned for it, or that of the model."""
-    learned = prompt.learned.thresholds if prompt.learned else {}
-    return float(learned.get(model.name, model.capabilities.thresholds.presence))
 
 
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:
