@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from anymask.types import Image, Prompt
 COUNTS = (1, 3, 10, 30)
 ROUNDS = 5
 BOXES = 5  # that the threshold of the detector with random weights lets through
-NAMES = tuple(
-    "person,car,dog,cat,tree,chair,table,bottle,cup,bowl,book,bird,boat,bus,truck,bicycle,horse,cow,flower,sign,window,"
-    "door,shoe,hat,bag,ball,plate,fruit,lamp,clock".split(",")
+NAMES = (
+    *("person", "car", "dog", "cat", "tree", "chair", "table", "bottle", "cup", "bowl", "book", "bird", "boat", "bus"),
+    *("truck", "bicycle", "horse", "cow", "flower", "sign", "window", "door", "shoe", "hat", "bag", "ball", "plate"),
+    *("fruit", "lamp", "clock"),
 )
 
 
@@ -69,7 +71,7 @@ def measure_names(model: Model, images: Sequence[Image], rounds: int = ROUNDS) -
             best = dict.fromkeys(COUNTS, float("inf"))
             for _ in range(rounds):
                 for count in COUNTS:
-                    best[count] = min(best[count], _timed(lambda n=names[:count]: segment(image, text=n, model=model)))
+                    best[count] = min(best[count], _timed(partial(segment, image, text=names[:count], model=model)))
             for count in COUNTS:
                 there = sum(presence[name] >= model.capabilities.thresholds.presence for name in names[:count])
                 times.setdefault((order, count), []).append((best[count], best[count] / best[1], there))
@@ -115,13 +117,13 @@ def _threshold(detector: Any, image: Image, names: Sequence[str]) -> float:
 
 
 def _dino() -> tuple[Any, torch.nn.Module]:
-    from transformers import AutoConfig, GroundingDinoForObjectDetection, GroundingDinoImageProcessor
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoImageProcessor
 
     from anymask.grounding.dino import DinoDetector, shipped_tokenizer
     from anymask.grounding.dino_keys import config_of
+    from anymask.grounding.networks import configured
 
-    config = dict(config_of("grounding-dino-tiny"))
-    network = GroundingDinoForObjectDetection(AutoConfig.for_model(config.pop("model_type"), **config)).eval()
+    network: Any = GroundingDinoForObjectDetection(configured(config_of("swint"), Path("grounding-dino-tiny"))).eval()
     encoder = network.model.backbone.conv_encoder
     return DinoDetector(
         network, shipped_tokenizer(), GroundingDinoImageProcessor(), name="grounding-dino-tiny"

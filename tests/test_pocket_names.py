@@ -15,6 +15,7 @@ from anymask.models.pocket import PocketModel
 from anymask.models.pocket_names import ABSENT, NEGLIGIBLE, PART_COUNTS, find_places
 from anymask.models.protocol import EncodedText
 from anymask.types import Concept, Features, Image, Prompt
+from tiny import tiny_model
 
 NAMES = ("cat", "tree", "the striped ear of a sleepy ginger cat beside a wall", "airplane", "face", "dog", "cat")
 
@@ -123,3 +124,11 @@ def test_places_are_the_peaks_on_the_union_and_its_parts() -> None:
     assert len(clicks) >= 2 and all(box.tolist() in (small, large) for box in limits)
     assert ((clicks[:, :2] > limits[: len(clicks), :2]) & (clicks[:, 2:] < limits[: len(clicks), 2:])).all()
     assert len(find_places(torch.full((8, 8), -6.0))[0]) == 0
+
+
+def test_a_name_that_counts_but_is_nowhere_has_no_instances() -> None:
+    model = tiny_model()
+    features, text = model.encode([Image(np.zeros((50, 70, 3), np.uint8))])[0], model.encode_text([Prompt.text("cat")])
+    [found] = model.ground(features, wanting(text, 0.1))
+    assert found.presence > 0.1 and not (found.semantic_logits > 0).any()
+    assert found.logits.shape == (0, 16, 16) and found.scores.shape == (0,)

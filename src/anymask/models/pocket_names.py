@@ -93,7 +93,8 @@ class NameStage:
         is_click = places[:, 2] <= places[:, 0]
         counts = torch.where(is_click, 1.0, PART_COUNTS)
         logits, scores, sure = [union[None][:0]], [counts[:0]], list[int]()
-        for rows in torch.arange(len(places), device=union.device).split(AT_ONCE):
+        for start in range(0, len(places), AT_ONCE):
+            rows = torch.arange(start, min(start + AT_ONCE, len(places)), device=union.device)
             prompts = _prompts(text.repeated(len(rows)), places[rows])
             here = [self._drawn_at(drawn, _row(prompts, k)) for k in range(len(rows))]
             tokens, image = self._attend(prompts, torch.cat([one.mixed for _, one in here]))
