@@ -67,6 +67,18 @@ def test_memory_holds_the_last_used(tmp_path):
     assert model.embedded == 4
 
 
+def test_many_crops_do_not_push_their_image_out_and_the_whole_as_a_crop_is_the_image():
+    cache, model, image = FeatureCache(held=2), Standin(), picture()
+    whole = cache.encode(model, image)
+    for x in range(5):
+        cache.encode(model, image, (x, 0, 40, 30))
+    assert cache.encode(model, image) is whole and cache.encode(model, image, (0, 0, 64, 48)) is whole
+    assert model.embedded == 6
+    assert same(model.encode([image], [(0, 0, 64, 48)])[0], whole)
+    cache.encode(model, image, (4, 0, 40, 30)), cache.encode(model, image, (0, 0, 40, 30))
+    assert model.embedded == 8
+
+
 def test_an_array_that_was_thrown_away_is_not_taken_for_a_new_one():
     cache, model = FeatureCache(), Standin()
     for seed in range(30):

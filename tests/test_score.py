@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch.nn import functional
 
 from anymask.grounding import clip_members, score
-from anymask.grounding.clip_members import MEMBERS, ClipModel, Member, is_here, parse_member
+from anymask.grounding.clip_members import HUB_IDS, MEMBERS, ClipModel, Member, is_here, parse_member
 from anymask.grounding.pocket_scorer import HELD, PocketScorer
 from anymask.grounding.protocol import Scorer
 from anymask.grounding.score import CONTRASTS, TEMPLATES, EnsembleScorer, load_scorer, masked_region
@@ -262,20 +264,85 @@ def test_a_tokenizer_of_the_hub_must_lie_beside_the_weights(files, no_hub):
         ClipModel.load(Member("tiny-other-tokenizer", str(files["tiny-other-tokenizer"])))
 
 
-def test_what_the_hub_has_cached_is_here(files, no_hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *_: {"hf_hub": "some/clip/", "quick_gelu": True})
-    member = Member("tiny-clip", "tag")
-    assert not is_here(member)
-    repository = tmp_path / "hub" / "models--some--clip"
+def cache(folder, file, name="open_clip_model.safetensors"):
+    """As the hub lays out a repository "some/clip" in its cache."""
+    repository = folder / "hub" / "models--some--clip"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("1" * 40)
     snapshot = repository / "snapshots" / ("1" * 40)
     snapshot.mkdir(parents=True)
-    (snapshot / "open_clip_model.safetensors").write_bytes(files["tiny-clip"].read_bytes())
-    assert is_here(member)
-    loaded, plain = ClipModel.load(member), ClipModel.load(Member("tiny-clip", str(files["tiny-clip"])))
-    assert loaded.digest != "" and type(loaded.network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    (snapshot / name).write_bytes(file.read_bytes())
+
+
+@pytest.fixture
+def tag(monkeypatch):
+    """Weights of the tiny model that open_clip knows under a tag."""
+    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *_: {"hf_hub": "some/clip/", "quick_gelu": True})
+    return Member("tiny-clip", "tag")
+
+
+def test_what_the_hub_has_cached_is_here(files, no_hub, tmp_path, tag):
+    assert not is_here(tag)
+    cache(tmp_path, files["tiny-clip"])
+    assert is_here(tag)
+    loaded, plain = ClipModel.load(tag), ClipModel.load(Member("tiny-clip", str(files["tiny-clip"])))
+    assert type(loaded.network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert torch.equal(loaded.network.logit_scale, plain.network.logit_scale)
+
+
+def test_what_is_not_here_is_fetched_where_that_is_allowed(files, no_hub, tmp_path, tag, monkeypatch):
+    asked = []
+
+    def download(hub_id, names):
+        asked.append((hub_id, *names))
+        if names == ("open_clip_pytorch_model.bin",):
+            cache(tmp_path, files["tiny-clip"], *names)
+
+    monkeypatch.setattr(clip_members, "download", download)
+    for allowed in (True, False):
+        monkeypatch.setattr(clip_members, "is_offline", lambda: True)
+        with pytest.raises(CheckpointError, match="tiny-clip:tag is not on this machine: where there is a network run"):
+            ClipModel.load(tag, fetch=allowed)
+    monkeypatch.setattr(clip_members, "is_offline", lambda: False)
+    with pytest.raises(CheckpointError, match="is not on this machine"):
+        ClipModel.load(tag, fetch=False)
+    assert asked == []
+    with pytest.raises(
+        CheckpointError, match="cannot be loaded as tiny-clip"
+    ):  # safetensors under the name of a pickle
+        ClipModel.load(tag)
+    assert asked == [("some/clip", name) for name in clip_members.WEIGHTS]
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("no network"), OSError("no network")])
+def test_a_fetch_that_fails_says_why_and_what_to_do(no_hub, tag, monkeypatch, error):
+    def download(hub_id, names):
+        raise error
+
+    monkeypatch.setattr(clip_members, "download", download)
+    monkeypatch.setattr(clip_members, "is_offline", lambda: False)
+    with pytest.raises(CheckpointError, match=r"could not be had \(no network\): where .* `hf download some/clip`"):
+        ClipModel.load(tag)
+
+
+def test_a_repository_without_weights_is_said(no_hub, tag, monkeypatch):
+    monkeypatch.setattr(clip_members, "download", lambda hub_id, names: None)
+    monkeypatch.setattr(clip_members, "is_offline", lambda: False)
+    with pytest.raises(CheckpointError, match="some/clip holds none of open_clip_model.safetensors, .*give the file"):
+        ClipModel.load(tag)
+
+
+def test_repositories_of_the_usual_members_are_those_of_open_clip():
+    assert list(HUB_IDS) == [member.name for member in MEMBERS]
+    for member in MEMBERS:
+        about = open_clip.get_pretrained_cfg(member.architecture, member.pretrained)
+        tokenizer = open_clip.get_model_config(member.architecture)["text_cfg"].get("hf_tokenizer_name", "")
+        assert HUB_IDS[member.name] == (about["hf_hub"].rstrip("/"), tokenizer)
+
+
+def test_whether_they_are_here_is_known_without_importing_open_clip(no_hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert not any(is_here(member) for member in MEMBERS)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from anymask.asking import collect_prompts
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
+from anymask.names import find
 from anymask.ops import rle
 from anymask.prompting import predict
-from anymask.segmentation import collect_prompts, find, segment, segment_batch
+from anymask.segmentation import segment, segment_batch
 from anymask.types import Exemplar, Features, Frame, Image, Prompt
 from scenes import COLOURS, ColourModel
 from tiny import tiny_model
@@ -227,7 +229,8 @@ def test_what_cannot_be_answered_is_said_before_the_image_is_encoded(monkeypatch
     model = tiny_sam()
     monkeypatch.setattr(model, "encode", lambda images: pytest.fail("encoded for nothing"))
     for wrong, message in (
-        ({"text": "cat"}, "tiny-sam knows no text: use pocket or sam3"),
+        ({"text": "cat", "not_text": " Cat"}, "' Cat' is asked for and refused at once"),
+        ({"text": "cat", "cleanup": "soap"}, "cleanup must be adaptive, classic or None, got 'soap'"),
         ({"exemplars": [(1, 1, 5, 5)]}, "tiny-sam knows no exemplars: use sam3"),
         ({"points": [(-5, 3)]}, "a point must lie in the image"),
         ({"points": [(1, 1)], "zoom": True, "multimask": True}, "zoom gives one mask an object"),
@@ -312,7 +315,6 @@ def test_negative_names_hold_in_tiles() -> None:
     for semantic, count in ((False, 2), (True, 1)):
         names = {"text": "red", "not_text": ["blue", "green"]}
         assert len(segment(image, **names, model=ColourModel(), tile=128, semantic=semantic)) == count
-    assert len(segment(image, text="red", not_text="red", model=ColourModel(), tile=128)) == 0
 
 
 def test_each_box_is_decoded_where_it_lies_whole() -> None:

@@ -416,9 +416,9 @@ def test_a_long_download_says_how_far_it_is(monkeypatch, caplog, capfd):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with caplog.at_level(logging.INFO, "anymask"):
-        assert sources._download("owner/model", ("*.json",)) == Path("folder")
+        assert sources.download("owner/model", ("*.json",)) == Path("folder")
         assert caplog.messages == []  # it was quick
         monkeypatch.setattr(sources, "SECONDS_BETWEEN_LINES", 0)
-        sources._download("owner/model", ("*.json",))
+        sources.download("owner/model", ("*.json",))
     assert caplog.messages == [f"fetching owner/model: {done} of 40 MB" for done in (10, 20, 30, 40)]
     assert capfd.readouterr() == ("", "")

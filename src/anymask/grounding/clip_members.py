@@ -4,6 +4,7 @@ Weights are a file of the user, or a tag that open_clip knows and the hub's cach
 is not here, and only where it may be. Nothing in a file is run.
 """
 
+import logging
 import pickle
 import re
 import warnings
@@ -24,11 +25,12 @@ from torch import Tensor, nn
 from anymask.data.files import sha256_of
 from anymask.models.checkpoints import check_file
 from anymask.models.protocol import CheckpointError
-from anymask.models.sources import is_offline
+from anymask.models.sources import download, is_offline
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 BATCH = 16  # pictures or texts at once
+_log = logging.getLogger("anymask")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -60,6 +62,14 @@ MEMBERS = (
     Member("EVA02-L-14", "merged2b_s4b_b131k", 0.25),
     Member("ViT-B-16-SigLIP", "webli", 0.15),
 )
+
+# Where open_clip has them from, and the tokenizer of its own that one needs: looked up without importing it.
+HUB_IDS = {
+    "ViT-H-14:laion2b_s32b_b79k": ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", ""),
+    "ViT-L-14:openai": ("timm/vit_large_patch14_clip_224.openai", ""),
+    "EVA02-L-14:merged2b_s4b_b131k": ("timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", ""),
+    "ViT-B-16-SigLIP:webli": ("timm/ViT-B-16-SigLIP", "timm/ViT-B-16-SigLIP"),
+}
 
 
 def parse_member(text: str) -> Member:
@@ -169,7 +179,7 @@ def resized(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray,
 
 def _found(member: Member) -> Path | None:
     """The file of weights, if it and the tokenizer it needs are on this machine."""
-    own = Path(member.pretrained)
+    own = Path(member.pretrained).expanduser()
     if own.is_file():
         return own
     hub_id, tokenizer = _hub_id(member), _hub_tokenizer(member)
@@ -178,7 +188,6 @@ def _found(member: Member) -> Path | None:
 
 
 def _fetched(member: Member, fetch: bool) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     hub_id, tokenizer = _hub_id(member), _hub_tokenizer(member)
@@ -187,19 +196,20 @@ def _fetched(member: Member, fetch: bool) -> Path:
     fetch_it = f"where there is a network run `hf download {hub_id}`, or give the file of its weights"
     if not fetch or is_offline():
         raise CheckpointError(f"{member.name} is not on this machine: {fetch_it}")
+    _log.info("fetching %s from %s", member.name, hub_id)
     try:
-        for repository, names in ((hub_id, WEIGHTS), (tokenizer, TOKENIZER)):
-            if repository:
-                snapshot_download(repository, allow_patterns=list(names))
+        if tokenizer:
+            download(tokenizer, TOKENIZER)
+        for name in WEIGHTS:
+            download(hub_id, (name,))
+            if (file := _found(member)) is not None:
+                return file
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
             f"{member.name} is not on this machine and could not be had ({reason}): {fetch_it}"
         ) from error
-    file = _found(member)
-    if file is None:
-        raise CheckpointError(f"{hub_id} holds none of {', '.join(WEIGHTS)}: give the file of its weights")
-    return file
+    raise CheckpointError(f"{hub_id} holds none of {', '.join(WEIGHTS)}: give the file of its weights")
 
 
 def _built(member: Member, file: Path) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
@@ -259,6 +269,8 @@ def _tokenizer(member: Member, file: Path) -> Callable[[list[str]], Tensor]:
 
 def _hub_id(member: Member) -> str:
     """The repository of the tag's weights; empty for what open_clip does not know."""
+    if member.name in HUB_IDS:
+        return HUB_IDS[member.name][0]
     import open_clip
 
     about = open_clip.get_pretrained_cfg(member.architecture, member.pretrained)
@@ -266,6 +278,9 @@ def _hub_id(member: Member) -> str:
 
 
 def _hub_tokenizer(member: Member) -> str:
+    """The repository of the tokenizer; empty where open_clip has it with it."""
+    if member.name in HUB_IDS:
+        return HUB_IDS[member.name][1]
     import open_clip
 
     config = open_clip.get_model_config(member.architecture) or {"text_cfg": {}}

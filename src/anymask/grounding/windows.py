@@ -24,7 +24,7 @@ OVERLAP = 4  # windows share a quarter of their side
 LONG_SIDE = 96  # cells of a map
 MOST = 64  # boxes a name
 SAME = 0.8  # IoU of two boxes of a name from which on they are one
-GLIMPSE = 0.35  # of the threshold
+GLIMPSE = 0.7  # as a share of the threshold
 RIM = 0.02  # weight of the rim of a window beside 1 in its middle
 
 

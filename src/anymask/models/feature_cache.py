@@ -34,7 +34,7 @@ _log = logging.getLogger("anymask")
 
 @dataclass
 class FeatureCache:
-    """The last `held` features in memory; in `folder`, if there is one, at most `most_mb` megabytes, the last used.
+    """The last `held` images and as many crops in memory; in `folder`, if there is one, the last `most_mb` megabytes.
 
     Files are written whole, and a broken one is made anew, so that several programs may share a folder. A model that is
     no `PromptableModel` has no digest, and its features stay in memory.
@@ -53,14 +53,17 @@ class FeatureCache:
 
     def encode(self, model: Model, image: Image, crop_box: CropBox | None = None) -> Features:
         """As `model.encode` of the image, or of a crop of it; computed only where it is kept nowhere."""
+        if crop_box == (0, 0, image.size[1], image.size[0]):
+            crop_box = None
         key = (id(model), getattr(model, "input_size", None), id(image.pixels), crop_box)
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key].features
         features = self._read_or_encode(model, image, crop_box)
         self._features[key] = _Held(features, model, image)
-        while len(self._features) > self.held:
-            self._features.popitem(last=False)
+        alike = [other for other in self._features if (other[-1] is None) == (crop_box is None)]
+        for oldest in alike[: max(0, len(alike) - self.held)]:  # windows of an image do not push it out
+            del self._features[oldest]
         return features
 
     def tensors(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -114,6 +114,21 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE or any(os.environ.get(name, "").lower() in _ON for name in names)
 
 
+def download(hub_id: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of a hub id in the cache, with all files of these names; what is long is logged, nothing is drawn."""
+    from huggingface_hub import snapshot_download
+
+    bars = _logged_bars(hub_id)
+    options: Any = {"allow_patterns": [*patterns], "ignore_patterns": ["*/*"], "tqdm_class": bars}
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return Path(snapshot_download(hub_id, **options))
+    finally:
+        logger.setLevel(before)
+
+
 def lone_checkpoint(folder: Path) -> Path | None:
     """The only file of weights in a folder without config.json, if there is one and no more."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
@@ -152,10 +167,10 @@ def fetch(hub_id: str, entry: Entry | None, instead: str = "") -> Path:
         raise _absent(hub_id, entry, "the hub is switched off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)", instead)
     weights = (entry.file,) if entry and entry.file else WEIGHTS
     with _explained(hub_id, entry, instead):
-        folder = _download(hub_id, BESIDE)  # small: what is wrong is found before anything is announced
+        folder = download(hub_id, BESIDE)  # small: what is wrong is found before anything is announced
         _log.info("fetching %s%s", hub_id, f" ({entry.megabytes:g} MB)" if entry else "")
         for kind in (weights, PICKLES):
-            folder = _download(hub_id, kind)
+            folder = download(hub_id, kind)
             if entry and entry.file and (folder / entry.file).is_file():
                 return folder / entry.file
             if _is_whole(folder):
@@ -242,21 +257,6 @@ def may_be_hub_id(name: str) -> bool:
     """Whether to ask the hub: not for what looks like a file, nor for a name in a folder that is here."""
     is_file = Path(name).suffix.lower() in (*SUFFIXES, ".tar", ".onnx")
     return _HUB_ID.fullmatch(name) is not None and not is_file and not Path(name).parent.is_dir()
-
-
-def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
-    """The folder of a hub id in the cache, with all files of these names; what is long is logged, nothing is drawn."""
-    from huggingface_hub import snapshot_download
-
-    bars = _logged_bars(hub_id)
-    options: Any = {"allow_patterns": [*patterns], "ignore_patterns": ["*/*"], "tqdm_class": bars}
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        return Path(snapshot_download(hub_id, **options))
-    finally:
-        logger.setLevel(before)
 
 
 def _logged_bars(hub_id: str) -> type:

@@ -59,7 +59,8 @@ def _standing(values: Float[np.ndarray, "h w"], levels: Float[np.ndarray, "l"]) 
             if int(parts[cell]) not in taken:
                 standing.append(cell)
                 taken.add(int(parts[cell]))
-        young = [_highest(values, parts == part) for part in range(1, count) if part not in taken]
+        fresh = [_highest(values, parts == part) for part in range(1, count) if part not in taken]
+        young = sorted(fresh, key=lambda cell: -values[cell])  # of two that meet at once the higher one stands
     return sorted(standing + young, key=lambda cell: -values[cell])
 
 
