@@ -90,7 +90,7 @@ def _names_in_tiles(model: Model, grid: Grid, prompts: Sequence[Prompt], semanti
             for one, all_ in zip(found, overall, strict=True)
         ]
         here, against = _rows_of(judged, model, features, prompts, semantic)
-        wanted.append((crop, lift(without(here, against) if semantic else here, crop, size)))
+        wanted.append((crop, lift(without(here, against) if semantic else one_each(here), crop, size)))
         refused.append((crop, lift(against, crop, size)))
     if semantic:
         return _union_of_tiles(wanted, size)

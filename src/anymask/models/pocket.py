@@ -185,7 +185,7 @@ class PocketModel(PromptableModel):
     def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
         """As the base's, with the tokens of the name that the prompts share."""
         tensors = super().tensors(frames, prompts)
-        return replace(tensors, text=self._encode_one_text(prompts[0])) if _is_named(prompts[0]) else tensors
+        return replace(tensors, text=self._encode_texts(prompts[:1])[0]) if _is_named(prompts[0]) else tensors
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
@@ -193,7 +193,7 @@ class PocketModel(PromptableModel):
 
         Each with the presence from which on it counts: below, `ground` makes no instances of it.
         """
-        tokens = tuple(self._encode_one_text(prompt) for prompt in prompts)
+        tokens = self._encode_texts(prompts)
         presence = tuple(presence_threshold(self, prompt) for prompt in prompts)
         return EncodedText(tuple(prompt.title for prompt in prompts), {"tokens": tokens, "presence": presence})
 
@@ -283,23 +283,29 @@ class PocketModel(PromptableModel):
             text_mask=(torch.arange(slots, device=device) < len(text)).expand(n, -1),
         )
 
-    def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
+    def _encode_texts(self, prompts: Sequence[Prompt]) -> tuple[Float[Tensor, "l t"], ...]:
+        """Each name's tokens; names of one length go through the tower together, so that none is padded."""
+        embeddings, found = [self._embedded(prompt) for prompt in prompts], dict[int, Tensor]()
+        for length in {len(one) for one in embeddings}:
+            alike = [i for i, one in enumerate(embeddings) if len(one) == length]
+            whole = torch.ones(len(alike), length, dtype=torch.bool, device=self.device)
+            tokens = self.tower.encode_embeddings(torch.stack([embeddings[i] for i in alike]), whole).tokens
+            found.update(zip(alike, tokens, strict=True))
+        return tuple(found[i] for i in range(len(prompts)))
+
+    def _embedded(self, prompt: Prompt) -> Float[Tensor, "l c"]:
+        """The words of a name, or a concept's vectors between the marks of beginning and end."""
         if prompt.vectors is None:
             if not prompt.title:
                 raise ValueError("a text prompt must have a name or a concept")
-            ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.title]))
-            tokens: Tensor = self.tower(ids, mask).tokens[0]
-            return tokens
+            words: Tensor = self.tower.token_embeddings(self.tokenizer([prompt.title])[0].to(self.device))[0]
+            return words
         learned = torch.from_numpy(np.asarray(prompt.vectors, np.float32)).to(self.device)
         if learned.shape[1] != self.tower.config.width:
             made = f"made for {prompt.learned.base_model if prompt.learned else ''} with vectors of {learned.shape[1]}"
             raise ValueError(f"a concept for pocket must have vectors of {self.tower.config.width}, got one {made}")
-        ids, _ = self.tokenizer([""])  # the marks of beginning and end, around the learned vectors
-        ends = self.tower.token_embeddings(ids.to(self.device))[0]
-        embeddings = torch.cat([ends[:1], learned, ends[-1:]])[None]
-        whole = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=self.device)
-        learned_tokens: Tensor = self.tower.encode_embeddings(embeddings, whole).tokens[0]
-        return learned_tokens
+        ends = self.tower.token_embeddings(self.tokenizer([""])[0].to(self.device))[0]
+        return torch.cat([ends[:1], learned, ends[-1:]])
 
 
 def _no_text() -> tuple[TextTower, Tokenizer]:
