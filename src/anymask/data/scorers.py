@@ -58,7 +58,7 @@ def read_scorer(path: Path) -> FittedScorer:
         raise ValueError(f"{path} must be a scorer.json of anymask train scorer: {reason}") from error
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Any) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
 
 

@@ -15,6 +15,7 @@ equally good thresholds the one nearest to the usual is taken. A name without a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +24,8 @@ from anymask.training.measurements import Example
 
 PRIOR = 5.0
 HIGHEST = 0.99
+
+Rate = TypeVar("Rate", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def f1_of(examples: Sequence[Example], whose: str, values: Mapping[str, float], 
     positive = np.asarray([one.positive for one in mine], bool)
     if not positive.any() or positive.all():
         return None
-    return float(_f1(found[positive].mean(), found[~positive].mean()))
+    return _f1(float(found[positive].mean()), float(found[~positive].mean()))
 
 
 def macro_f1_of(examples: Sequence[Example], whose: str, values: Mapping[str, float], usual: float) -> float | None:
@@ -96,7 +99,7 @@ class _Scores:
         return len(self.positive) > 0 and len(self.negative) > 0
 
     def f1(self, at: float) -> float:
-        return float(_f1((self.positive >= at).mean(), (self.negative >= at).mean()))
+        return _f1(float((self.positive >= at).mean()), float((self.negative >= at).mean()))
 
 
 def _fitted(own: _Scores, everything: _Scores, whose: str, name: str, usual: float, lowest: float) -> NameThreshold:
@@ -131,6 +134,6 @@ def _rate(own: Float[np.ndarray, "p"], all_: Float[np.ndarray, "q"], at: Float[n
     return rates
 
 
-def _f1(tpr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
-    values: np.ndarray = 2 * tpr / (1 + tpr + fpr)
-    return values
+def _f1(tpr: Rate, fpr: Rate) -> Rate:
+    value: Rate = 2 * tpr / (1 + tpr + fpr)
+    return value

@@ -79,7 +79,7 @@ class Choices:
     ) -> "Choices":
         """Those boxes that leave a choice."""
         rows = [(i, one) for i, image in enumerate(measured) for one in image.choices if len(one.iou) > 1]
-        most = max((len(one.iou) for _, one in rows), default=0)
+        most = max((len(one.iou) for _, one in rows), default=1)
         return cls(
             np.reshape([_padded(_criteria(one, members, best_size), most) for _, one in rows], (len(rows), most, 4)),
             _stacked([one.iou for _, one in rows], most),
@@ -107,15 +107,17 @@ def fit_quality(choices: Choices, best_size: tuple[float, float]) -> QualityWeig
     default = QualityWeights(best_size=best_size)
     if not len(choices):
         return default
-    grid = (parts for parts in product(range(STEPS + 1), repeat=len(CRITERIA)) if sum(parts) == STEPS)
-    tried = [QualityWeights(w / STEPS, x / STEPS, y / STEPS, z / STEPS, best_size) for w, x, y, z in grid]
+    grid = [parts for parts in product(range(STEPS + 1), repeat=len(CRITERIA)) if sum(parts) == STEPS]
+    tried = np.asarray(grid) / STEPS
     images = np.unique(choices.image, return_inverse=True)[1]
     counts = np.bincount(images)
-    ious = np.stack([np.bincount(images, choices.by_quality(weights)) / counts for weights in tried])
+    chosen = (choices.chosen(choices.criteria @ weights) for weights in tried)
+    ious = np.stack([np.bincount(images, some) / counts for some in chosen])
     worse = ious[ious.mean(axis=1).argmax()] - ious
     error = worse.std(axis=1, ddof=1) / len(counts) ** 0.5 if len(counts) > 1 else np.full(len(worse), np.inf)
-    good = [weights for weights, ok in zip(tried, worse.mean(axis=1) <= error, strict=True) if ok]
-    return min(good, key=lambda one: float(np.square(np.subtract(one.weights, default.weights)).sum()))
+    good = tried[worse.mean(axis=1) <= error]
+    text, compact, size, smooth = good[np.square(good - default.weights).sum(axis=1).argmin()].tolist()
+    return QualityWeights(text, compact, size, smooth, best_size)
 
 
 def _looked(looks: Sequence[Look], members: int) -> tuple[Float[np.ndarray, "m p"], Bool[np.ndarray, "p"]]:
