@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torchvision.ops import box_iou
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
 
 from anymask.grounding.candidates import answer, judged_size
 from anymask.grounding.pipeline import Grounding
@@ -21,7 +22,7 @@ from anymask.types import Image, Masks, Prompt
 
 JITTER = 0.1  # of the box's sides, as in SAM, section A: a detector's box is not the truth's
 LOWEST = 1 / 3  # of a detector's own threshold: what it is less sure of is not looked at
-TOUCHES = 0.1  # IoU with a true box: below it a find is of something else
+TOUCHES = 0.1  # IoU with a true box from which on a find is of that object
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,10 @@ def _presences(model: Model, grounding: Grounding, image: Image, question: Quest
 
 
 def _detected(grounding: Grounding, image: Image, question: Question) -> list[Example]:
-    """Of a name that is there the surest find on it (0 if none), and the surest beside it; of another one its surest.
+    """Of a name that is there the surest find on each object (0 if none) and the surest beside all; of another its own.
 
-    What is found beside a name counts only where the annotations hold all that bears it.
+    A threshold is for each box, so each object counts. What lies beside a name's objects counts only where the
+    annotations hold all that bears it.
     """
     detector, present = grounding.detector, _present(question)
     names = [*present, *question.absent]
@@ -182,20 +184,37 @@ def _detected(grounding: Grounding, image: Image, question: Question) -> list[Ex
     found = detector.detect(image, names, DetectionThresholds(floor, min(detector.thresholds.text, floor)))
     rows = [(name, found.nearest.get(name, 0.0), False) for name in question.absent]
     for name in present:
-        on, beside = _surest(found, name, question.truth)
-        rows.append((name, on, True))
-        rows += [(name, beside, False)] if name in question.certain else []
+        rows += [(name, score, True) for score in _surest_on(found, name, question.drawn)]
+        rows += [(name, _surest_beside(found, name, question.truth), False)] if name in question.certain else []
     return [Example(detector.name, name, round(float(score), 5), positive) for name, score, positive in rows]
 
 
-def _surest(found: Detections, name: str, truth: Masks) -> tuple[float, float]:
-    """The highest score of the finds on an object of the name, and of those on none; 0 where there are none."""
+def _surest_on(found: Detections, name: str, truth: Masks) -> list[float]:
+    """Of each object of the name the highest score of a find on it; 0 where there is none."""
+    boxes, scores = _finds(found, name)
+    touches = box_iou(boxes, _boxes_of(truth, name)).numpy() >= TOUCHES
+    return [float(scores[column].max(initial=0.0)) for column in touches.T]
+
+
+def _surest_beside(found: Detections, name: str, truth: Masks) -> float:
+    """The highest score of a find that touches no object of the name and lies in none; 0 where there is none."""
+    (boxes, scores), true = _finds(found, name), _boxes_of(truth, name)
+    iou = box_iou(boxes, true)
+    shared = iou / (1 + iou) * (box_area(boxes)[:, None] + box_area(true))
+    on = (iou >= TOUCHES) | (shared >= 0.5 * box_area(boxes)[:, None])
+    return float(scores[~on.any(dim=1).numpy()].max(initial=0.0))
+
+
+def _finds(found: Detections, name: str) -> tuple[Float[Tensor, "n 4"], Float[np.ndarray, "n"]]:
     mine = np.asarray([label == name for label in found.labels], bool)
-    true = rle.boxes([one for one, label in zip(truth.rles, truth.labels, strict=True) if label == name])
-    boxes = torch.from_numpy(np.asarray(found.boxes, np.float32)[mine].reshape(-1, 4))
-    touches = (box_iou(boxes, torch.from_numpy(true)) >= TOUCHES).any(dim=1).numpy()
-    scores = np.asarray(found.scores, np.float64)[mine]
-    return float(scores[touches].max(initial=0.0)), float(scores[~touches].max(initial=0.0))
+    boxes = np.asarray(found.boxes, np.float32).reshape(-1, 4)[mine]
+    return torch.from_numpy(boxes), np.asarray(found.scores, np.float64)[mine]
+
+
+def _boxes_of(truth: Masks, name: str) -> Float[Tensor, "m 4"]:
+    return torch.from_numpy(
+        rle.boxes([one for one, label in zip(truth.rles, truth.labels, strict=True) if label == name])
+    )
 
 
 def _present(question: Question) -> list[str]:
