@@ -11,6 +11,7 @@ FITTED = FittedScorer(
     best_size=(0.01, 0.4),
     members={"ViT-L-14:openai": 1.0},
     thresholds={"pocket": {"cat": 0.4, "été/🐈": 0.6}, "windows of pocket": {}},
+    of_all={"pocket": 0.5},
     report={"choices": 3},
 )
 

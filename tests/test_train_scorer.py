@@ -12,6 +12,7 @@ from PIL import Image as PillowImage
 from anymask.cli.main import main
 from anymask.data.concepts import read_concept
 from anymask.data.scorers import read_scorer
+from anymask.grounding import detect, loading
 from anymask.grounding.clip_members import ClipModel, Member
 from anymask.grounding.pipeline import Grounding
 from anymask.grounding.protocol import Detections, DetectionThresholds
@@ -24,6 +25,8 @@ from anymask.training.scorer import ScorerFitting, ScorerSettings
 from anymask.training.scorer_fit import file_stem
 from anymask.types import Prompt
 from oracles import OBJECTS, SIZE, Oracle, box_mask, write_set
+from tiny import tiny_model
+from tiny_families import tiny_sam
 
 TRUE_BOXES = [(name, box) for name, box, _ in OBJECTS]
 EXACT = {"cat": 0.3, "dog": 0.95}  # presences of names that are there; others have 0.1, but cows 0.9
@@ -117,7 +120,7 @@ def test_a_rare_name_is_found_with_what_was_learned(folder, oracle):
     scorer = fitted(folder)
     row = {row["name"]: row for row in scorer.report["names"]}["cat"]
     assert (row["positives"], row["negatives"], row["f1_before"], row["f1_after"]) == (5, 5, 0, 1)
-    assert 0.12 < scorer.thresholds["oracle"]["cat"] <= 0.3
+    assert 0.12 < scorer.thresholds["oracle"]["cat"] <= 0.3 and 0 < scorer.of_all["oracle"] < 0.99
     concept = read_concept(folder / "run" / "concepts" / "cat.safetensors")
     assert concept.thresholds == {"oracle": scorer.thresholds["oracle"]["cat"]}
     assert concept.token_embeddings is None and concept.base_model == "oracle"
@@ -213,6 +216,22 @@ def test_pocket_alone_leaves_nothing_to_weigh(folder, oracle):
     found = fitted(folder)
     assert found.members == {}
     assert "oracle is the only member of the scorer: there is nothing to weigh" in found.report["notes"]
+
+
+def test_models_of_the_real_classes_are_measured_whole(tmp_path, monkeypatch):
+    """Pocket as model, as scorer and behind windows; and a SAM, which knows no text, with the same."""
+    write_set(tmp_path, ["farm", "farm"])
+    pocket = tiny_model()
+    monkeypatch.setattr(recipe, "load", lambda *_: pocket)
+    found = fitted(tmp_path, detector="windows")
+    assert list(found.thresholds) == [pocket.name, f"windows of {pocket.name}"]
+    assert len(found.report["names"]) == 2 * len({row["name"] for row in found.report["names"]})
+    monkeypatch.setattr(recipe, "load", lambda *_: tiny_sam())
+    monkeypatch.setattr(loading, "load", lambda *_: pocket)
+    monkeypatch.setattr(detect, "is_here", lambda name: False)
+    found = fitted(tmp_path, output=tmp_path / "sam")
+    assert "windows of " in next(iter(found.thresholds)) and len(found.thresholds) == 1
+    assert sum(found.quality.values()) == pytest.approx(1)
 
 
 # --- going on

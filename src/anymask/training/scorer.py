@@ -204,6 +204,7 @@ class ScorerFitting:
             best_size=None if whole.quality is None else whole.quality.best_size,
             members=whole.member_weights(self._usual) if len(self.members) > 1 else {},
             thresholds=whole.thresholds(self._whose),
+            of_all=whole.of_all,
             report=about,
         )
 
@@ -232,8 +233,8 @@ class ScorerFitting:
         return notes
 
     def _save_concepts(self, whole: Fit) -> None:
-        """A file for each name with a threshold; the folder appears whole, and those of an earlier run go."""
-        with write_whole_folder(self.concepts, replace=True) as folder:
+        """A file for each name with a threshold; what else lies in the folder stays."""
+        with write_whole_folder(self.concepts) as folder:
             for name, rows in whole.by_name().items():
                 concept = Concept(
                     name=name,
