@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anymask.cli.main import main
+from anymask.data.images import read_image
 from anymask.evaluation.baselines import score_map_instances
 from anymask.evaluation.text import TextSettings, evaluate_text, finders
 from anymask.evaluation.text_summary import DRAWS, summarise
@@ -170,6 +171,9 @@ def test_several_ways_answer_the_same_questions_once_an_image(folder):
     rows = summarise(records, settings, "").tables["ablation"]
     assert [row["way"] for row in rows] == ["first", "second"]
     assert rows[0]["ap"] == 1 > rows[1]["ap"]
+    assert [rows[0][f"ap50_gain{end}"] for end in ("", "_ci95_low", "_ci95_high")] == [0, 0, 0]
+    assert rows[1]["ap50_gain"] == pytest.approx(rows[1]["ap50"] - 1, abs=1e-5)
+    assert rows[1]["ap50_gain_ci95_low"] == rows[1]["ap50_gain_ci95_high"] == rows[1]["ap50_gain"]  # images are alike
     assert all(row["seconds_per_image"] >= 0 for row in rows)
 
 
@@ -177,7 +181,10 @@ def test_stages_are_averaged_over_images(folder):
     def staged(image, names):
         return replace(truth(image, names), made_by={"seconds": {"encode": 2.0, "masks": 4.0 * (image.name == "1")}})
 
-    assert report(folder, staged).tables["stages"] == [{"way": "staged", "encode": 2, "masks": 1}]
+    assert report(folder, staged).tables["stages"] == [
+        {"way": "staged", "stage": "encode", "seconds": 2},
+        {"way": "staged", "stage": "masks", "seconds": 1},
+    ]
     assert report(folder, truth).tables["stages"] == []
 
 
@@ -202,18 +209,34 @@ def test_a_score_map_alone_gives_its_connected_parts():
     assert found.ids.tolist() == [1, 2, 3]
     assert np.allclose(found.scores, 0.9, atol=1e-3)
     assert len(score_map_instances(Oracle(), Image(pixels), ["cow"])) == 0
+    unsure = Oracle(presence=lambda name, picture: 0.1)
+    assert len(score_map_instances(unsure, Image(pixels), ["dog"])) == 0
+    assert np.allclose(score_map_instances(unsure, Image(pixels), ["dog"], presence=0.0).scores, 0.1, atol=1e-3)
 
 
-def test_the_score_map_is_compared_where_a_model_has_one(folder):
-    settings = settings_of(folder, ablate=True)
-    assert list(finders(Oracle(), settings)) == ["full", "score map"]
+def test_what_is_compared_depends_on_who_finds_the_names(folder, monkeypatch):
+    monkeypatch.setattr("anymask.grounding.loading.load", lambda *_: Oracle())
+    cleanups, maps = ["full", "clean-up none", "clean-up classic"], ["score map", "score map, any presence"]
+    parts = [f"without {part}" for part in ("choice by quality", "refinement", "one name each")]
+    ablate = settings_of(folder, ablate=True)
     assert list(finders(Oracle(), settings_of(folder))) == ["full"]
-    assert list(finders(Oracle(capabilities=Capabilities()), settings)) == ["full"]
+    assert list(finders(Oracle(), ablate)) == [*cleanups, "through windows", *maps]
+    assert list(finders(Oracle(), replace(ablate, detector="windows"))) == [*cleanups, *parts, *maps]
+    assert list(finders(Oracle(capabilities=Capabilities()), ablate)) == [*cleanups, *parts]
 
 
-def test_a_wrong_seed_is_refused(folder):
+def test_every_way_of_a_detector_gives_masks_of_the_names_asked(folder):
+    settings = settings_of(folder, ablate=True, detector="windows", scorer=("pocket",), limit=1)
+    image = read_image(folder / "1.png")
+    for label, find in finders(Oracle(), settings).items():
+        assert set(find(image, ["cat", "dog"]).labels) <= {"cat", "dog"}, label
+
+
+def test_wrong_settings_are_refused(folder):
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         settings_of(folder, seed=-1)
+    with pytest.raises(ValueError, match=r"scorer is for what a detector finds: give a detector \(windows needs no "):
+        settings_of(folder, scorer=("pocket",))
 
 
 WANTED = {"ap50", "ap", "miou", "ciou", "presence_precision", "presence_recall", "seconds_per_image", "peak_rss_mb"}
@@ -227,7 +250,7 @@ def test_the_command_prints_a_flat_object(folder, capsys, monkeypatch):
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) >= WANTED
-    assert [row["way"] for row in found["ablation"]] == ["full", "score map"]
+    assert {row["way"] for row in found["ablation"]} >= {"full", "clean-up none", "score map"}
     assert {row["name"] for row in found["names"]} >= {"cat", "dog"}
     assert json.loads((folder / "report.json").read_text()) == found
     assert main(words) == 0

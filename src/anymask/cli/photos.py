@@ -35,6 +35,7 @@ FORMATS_HELP = "coco, overlay, sheet, panels, labelmap, png, yolo, labelme or np
 EXIT_CODES = (
     "exit code 0: done; 1: some inputs failed (named); 2: wrong use, or nothing could be done; 130: interrupted"
 )
+MOST_TOLD = 5  # names that were not found, in the line of a photo
 
 # Told how much of a photo is done, from 0 to 1.
 Advance = Callable[[float], None]
@@ -221,7 +222,8 @@ def _do_one(run: _Run, work: Work, photo: Path, progress: "Progress", advance: A
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         run.failed[str(photo)] = one_line(error)
         return
-    run.rows.append({"file": str(photo), "size": list(masks.size), "masks": work.describe(masks)})
+    made_by = {"made_by": dict(masks.made_by)} if masks.made_by else {}
+    run.rows.append({"file": str(photo), "size": list(masks.size), "masks": work.describe(masks), **made_by})
     if not run.args.json:
         progress.print(_described(photo, masks, results))
         for line in _losses(run, masks):
@@ -288,10 +290,20 @@ def _described(photo: Path, masks: "Masks", results: str) -> str:
     h, w = masks.size
     named = ", ".join(f"{label} {masks.labels.count(label)}" for label in dict.fromkeys(masks.labels) if label)
     count = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}" if len(masks) else "nothing found"
-    line = f"{photo}: {w} x {h}, {count}{f' ({named})' if named else ''}{f' -> {results}' if results else ''}"
+    line = f"{photo}: {w} x {h}, {count}{f' ({named})' if named else ''}{_nearest(masks)}"
+    line += f" -> {results}" if results else ""
     return "\n".join(
         [line, *(f"  {row}" for row in _rows(masks).splitlines())] if len(masks) and not results else [line]
     )
+
+
+def _nearest(masks: "Masks") -> str:
+    """How far names that were not found are from being found."""
+    thresholds = masks.made_by.get("thresholds", {})
+    missing = masks.made_by.get("nearest", {}).items()
+    told = [f"{name} {score:.2f} of {thresholds[name]:.2f}" for name, score in missing if name in thresholds]
+    told = told[:MOST_TOLD] + [f"{len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD)
+    return f"; not found: {', '.join(told)}" if told else ""
 
 
 def _rows(masks: "Masks") -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anymask.data.concepts import read_concept
 from anymask.data.images import read_image, read_mask
 from anymask.types import Exemplar, Masks, Prompt
 
@@ -51,6 +52,9 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--not-text", action="append", default=[], metavar="NAME", help="what not to take for it (repeat)"
     )
+    group.add_argument(
+        "--concept", action="append", default=[], metavar="FILE", help="all instances of a learned concept (repeat)"
+    )
     shown: dict[str, Any] = {"action": "append", "default": [], "metavar": "[PHOTO:]X0,Y0,X1,Y1|MASK"}
     group.add_argument("--exemplar", **shown, help="everything that looks like this one (repeat)")
     group.add_argument("--not-exemplar", **shown, help="but not like that one (repeat)")
@@ -83,10 +87,13 @@ def read_names(
     negative_names: Sequence[str],
     exemplars: Sequence[str] = (),
     negative_exemplars: Sequence[str] = (),
+    concepts: Sequence[str] = (),
 ) -> tuple[Prompt, ...]:
-    """One Prompt for each name; the exemplars are of the one name, or a Prompt of their own."""
-    if negative_names and not names:
-        raise ValueError("--not-text needs a --text: it says what not to take for it")
+    """One Prompt for each name and concept; the exemplars are of the one name, or a Prompt of their own."""
+    if negative_names and not (names or concepts):
+        raise ValueError("--not-text needs a --text or a --concept: it says what not to take for it")
+    if concepts and (exemplars or negative_exemplars):
+        raise ValueError("--exemplar refines one --text, or stands alone: leave out --concept")
     if negative_exemplars and not (names or exemplars):
         raise ValueError("--not-exemplar needs a --text or an --exemplar: it says what not to take for it")
     if len(names) > 1 and (exemplars or negative_exemplars):
@@ -95,7 +102,9 @@ def read_names(
     shown += tuple(_exemplar("--not-exemplar", value, False) for value in negative_exemplars)
     if shown:
         return ((Prompt.text(names[0], negative_names) if names else Prompt()) + Prompt(exemplars=shown),)
-    return tuple(Prompt.text(name, negative_names) for name in names)
+    against = Prompt(negative_names=tuple(negative_names))
+    learned = tuple(Prompt.concept(read_concept(file)) + against for file in concepts)
+    return tuple(Prompt.text(name, negative_names) for name in names) + learned
 
 
 def split_exemplar(value: str) -> tuple[str, str]:

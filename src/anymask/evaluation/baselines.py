@@ -35,16 +35,16 @@ def grabcut(image: Image, boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, "
 BASELINES: Mapping[str, Baseline] = {"whole_box": whole_box, "grabcut": grabcut}
 
 
-def score_map_instances(model: Model, image: Image, names: Sequence[str]) -> Masks:
+def score_map_instances(model: Model, image: Image, names: Sequence[str], presence: float | None = None) -> Masks:
     """Of a model that knows text, the connected parts of each name's score map above 0 as its instances.
 
-    A part's score is the presence of the name times the mean probability of its pixels; a name judged absent has none.
+    A part's score is the presence of the name times the mean probability of its pixels. A name whose presence is below
+    `presence` (the model's own threshold) has none: with 0 more objects are found, and more names that are not there.
     """
+    least = model.capabilities.thresholds.presence if presence is None else presence
     [features] = model.encode([image])
     grounded = model.ground(features, model.encode_text([Prompt.text(name) for name in names]), instances=False)
-    there = [
-        pair for pair in zip(names, grounded, strict=True) if pair[1].presence >= model.capabilities.thresholds.presence
-    ]
+    there = [pair for pair in zip(names, grounded, strict=True) if pair[1].presence >= least]
     parts = [_parts_of(name, found, features) for name, found in there]
     masks = Masks.concat([Masks.empty(image.size), *parts])
     return replace(masks, ids=np.arange(1, len(masks) + 1))

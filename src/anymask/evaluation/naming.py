@@ -73,7 +73,7 @@ def draw_absent_names(
 
 
 def _union_of(grounded: Grounded, features: Features, threshold: float) -> Bool[np.ndarray, "h w"]:
-    """What `anymask.segmentation.find(..., semantic=True)` answers: nothing for a name judged absent."""
+    """What `anymask.names.find(..., semantic=True)` answers: nothing for a name judged absent."""
     if grounded.presence < threshold:
         return np.zeros(features.frame.size, bool)
     return np.asarray((place(grounded.semantic_logits[None], features.frame) > 0).cpu().numpy()[0])

@@ -9,8 +9,9 @@ of an image and names; several of them answer the same questions side by side, w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from anymask.data.coco import CocoImage, CocoSet
 from anymask.evaluation.baselines import score_map_instances
 from anymask.evaluation.labelled import ALL, read_entry, read_set, timed
 from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.grounding.loading import load_grounding
+from anymask.grounding.pipeline import Grounding
 from anymask.models.protocol import Model
 from anymask.ops import metrics, rle
 from anymask.ops.average_precision import Matched, match
@@ -34,6 +37,13 @@ class TextSettings:
     images: Path = field(metadata={"help": "folder of the pictures"})
     annotations: Path = field(metadata={"help": "COCO instance file of these pictures"})
     model: str = field(default="pocket", metadata={"help": "catalogue name, hub id, folder or file of a model"})
+    detector: str | None = field(
+        default=None,
+        metadata={"help": "what finds the names: a detector's name, hub id, folder or file, or windows"},
+    )
+    scorer: tuple[str, ...] = field(
+        default=(), metadata={"help": "what judges with a detector: pocket, or members of an ensemble (repeat)"}
+    )
     dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
     runtime: str = field(default="auto", metadata={"help": "auto, eager, compile, openvino or onnxruntime"})
     limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
@@ -44,6 +54,8 @@ class TextSettings:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.scorer and self.detector is None:
+            raise ValueError("scorer is for what a detector finds: give a detector (windows needs no weights)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +98,46 @@ class TextRecord:
 
 
 def finders(model: Model, settings: TextSettings) -> dict[str, Finder]:
-    """What is measured, by its label: first what `segment` does, then with `ablate` what it is compared with."""
-    found: dict[str, Finder] = {"full": lambda image, names: segment(image, text=names, model=model)}
-    if settings.ablate and model.capabilities.text:
+    """What is measured, by its label: first what `segment` does, then with `ablate` what it is compared with.
+
+    Ways through a detector share its features of an image, so that the first of them is the slowest.
+    """
+    grounding = None
+    if settings.detector is not None or not model.capabilities.text:
+        grounding = _grounding(model, settings, settings.detector)
+    found = {"full": _finder(model, grounding)}
+    return found | _compared(model, settings, grounding) if settings.ablate else found
+
+
+def _compared(model: Model, settings: TextSettings, grounding: Grounding | None) -> dict[str, Finder]:
+    """Without each component in turn; of a model that knows text also its bare score map, and the way of all others."""
+    found = {f"clean-up {name}": _finder(model, grounding, cleanup) for name, cleanup in _CLEANUPS.items()}
+    if grounding is not None:
+        for label, change in _WITHOUT.items():
+            less = replace(grounding, settings=replace(grounding.settings, **change))
+            found[f"without {label}"] = _finder(model, less)
+    elif model.capabilities.points:
+        found["through windows"] = _finder(model, _grounding(model, settings, "windows"))
+    if model.capabilities.text:
         found["score map"] = lambda image, names: score_map_instances(model, image, names)
+        found["score map, any presence"] = lambda image, names: score_map_instances(model, image, names, presence=0.0)
     return found
+
+
+_CLEANUPS = {"none": None, "classic": "classic"}
+_WITHOUT: Mapping[str, Mapping[str, Any]] = {
+    "choice by quality": {"choose": False},
+    "refinement": {"refine": False},
+    "one name each": {"settle": False},
+}
+
+
+def _grounding(model: Model, settings: TextSettings, detector: str | None) -> Grounding:
+    return load_grounding(detector, scorer=settings.scorer, model=model, device=settings.device)
+
+
+def _finder(model: Model, grounding: Grounding | None, cleanup: str | None = "adaptive") -> Finder:
+    return lambda image, names: segment(image, text=names, model=model, detector=grounding, cleanup=cleanup)
 
 
 def evaluate_text(ways: Mapping[str, Finder], settings: TextSettings) -> Iterator[TextRecord]:

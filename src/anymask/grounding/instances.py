@@ -1,14 +1,13 @@
 """One mask and one name an object: which of many finds are the same thing, a group of things, or a part of one.
 
 Three rules, in this order, each about masks A and B, of any names unless said otherwise:
-- *Group*: two or more others of A's name, smaller, apart from each other and to 0.8 inside of A, cover at least 0.7 of
-  it: A is several objects at once, and goes.
+- *Group*: two or more others of A's name, smaller, apart from each other and to 0.9 inside of A, cover at least 0.7 of
+  it, and their mean score is at least 0.6 of A's: A is several objects at once, and goes.
 - *Same*: their IoU is at least 0.5, or one lies to 0.9 in the other and is at least a third of it: the surer stays.
-- *Part*: A lies to 0.8 within a surer B of the same name: its score is halved, so that a threshold can drop it. Under
-  another name it is left alone: a wheel is no car.
-"""
+- *Part*: A lies to 0.9 within a surer B of the same name: A goes. Under another name it stays: a wheel is no car.
 
-from dataclasses import replace
+What they are worth is in docs/text.md.
+"""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,11 +17,11 @@ from anymask.types import Masks
 
 SAME_IOU = 0.5
 SAME_INSIDE, SAME_SHARE = 0.9, 1 / 3
-INSIDE = 0.8
+INSIDE = 0.9
 COVERED = 0.7
 SMALLER = 0.8  # a member of a group is at most this share of it
 APART = 0.5  # of the smaller of two members, at most, lies in the other
-PART_COUNTS = 0.5
+SURE = 0.6  # of the score of a group, at least, is the mean score of its members
 REFUSED_SHARE = 0.5
 
 
@@ -37,10 +36,8 @@ def one_each(masks: Masks) -> Masks:
     for row in singles:
         if not any(pairs.are_same(row, other) for other in kept):
             kept.append(row)
-    parts = [row for i, row in enumerate(kept) if any(pairs.is_inside(row, surer) for surer in kept[:i])]
-    scores = masks.scores.copy()
-    scores[parts] *= PART_COUNTS
-    return replace(masks, scores=scores)[np.sort(np.asarray(kept, np.int64))]
+    whole = [row for i, row in enumerate(kept) if not any(pairs.is_inside(row, surer) for surer in kept[:i])]
+    return masks[np.sort(np.asarray(whole, np.int64))]
 
 
 def without(masks: Masks, refused: Masks) -> Masks:
@@ -93,7 +90,7 @@ class _Pairs:
             is_member = other != row and self.is_inside(other, row) and self.areas[other] <= SMALLER * self.areas[row]
             if is_member and all(self._are_apart(other, one) for one in members):
                 members.append(other)
-        if len(members) < 2:
+        if len(members) < 2 or self.masks.scores[members].mean() < SURE * self.masks.scores[row]:
             return False
         union = rle.merge([self.masks.rles[other] for other in members], self.masks.size)
         return bool(rle.intersections([union], [self.masks.rles[row]])[0, 0] >= COVERED * self.areas[row])

@@ -7,17 +7,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from anymask.data.scorers import FittedScorer
 from anymask.grounding import detect
 from anymask.grounding.clip_members import MEMBERS, is_here, parse_member
 from anymask.grounding.pipeline import Grounding, GroundingSettings
 from anymask.grounding.pocket_scorer import PocketScorer
 from anymask.grounding.protocol import Detector, Scorer
+from anymask.grounding.quality import QualityWeights, parse_weights
 from anymask.grounding.score import Background, load_scorer
 from anymask.grounding.windows import WindowDetector
 from anymask.models.feature_cache import FeatureCache
 from anymask.models.load import load
 from anymask.models.protocol import CheckpointError, Model
+from anymask.types import Concept, Prompt
 
 WINDOWS, POCKET = "windows", "pocket"
 
@@ -49,6 +53,36 @@ def load_grounding(
     for note in (*scorer_notes, *detector_notes):
         _log.info("%s", note)
     return Grounding(finder, judge, settings or GroundingSettings(), kept, (*detector_notes, *scorer_notes))
+
+
+def as_settings(
+    fitted: FittedScorer | None = None,
+    quality: str | None = None,
+    box_threshold: float | None = None,
+    text_threshold: float | None = None,
+    refine: bool = True,
+) -> GroundingSettings:
+    """Settings as a command is told them: `quality`, as `parse_weights` takes it, goes before what was fitted."""
+    learned: dict[str, Any] = dict(fitted.quality or {}) if fitted else {}
+    if fitted and fitted.best_size:
+        learned["best_size"] = fitted.best_size
+    return GroundingSettings(
+        box_threshold=box_threshold,
+        text_threshold=text_threshold,
+        quality=parse_weights(quality) if quality else QualityWeights(**learned),
+        refine=refine,
+    )
+
+
+def with_thresholds(prompts: Sequence[Prompt], fitted: FittedScorer) -> list[Prompt]:
+    """The prompts, those of names that thresholds were fitted for with a concept that holds them."""
+    found = []
+    for prompt in prompts:
+        name = prompt.name or ""
+        own = {whose: values[name] for whose, values in fitted.thresholds.items() if name in values}
+        learned = Prompt.concept(Concept(name, "", thresholds=own)) if own else Prompt()
+        found.append(prompt if prompt.learned else prompt + learned)
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ the square root of the area, at least 3 pixels. All but `text` need no model.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,3 +108,18 @@ def _perimeter(mask: Bool[np.ndarray, "h w"]) -> float:
     """Of all outlines, outer and of holes: through the centres of border pixels, and half a pixel further out."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return sum(cv2.arcLength(outline, True) + np.pi for outline in outlines)
+
+
+def parse_weights(text: str) -> QualityWeights:
+    """Weights as `text=0.6,compactness=0.2,best_size=0.05-0.5`; what is not said keeps its default."""
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = (side.strip() for side in part.partition("="))
+        try:
+            values[name] = tuple(map(float, value.split("-"))) if name == "best_size" else float(value)
+        except ValueError:
+            name = ""
+        if name not in (*CRITERIA, "best_size") or (name == "best_size" and len(values[name]) != 2):
+            form = f"a list like text=0.6,best_size=0.05-0.5 of {', '.join(CRITERIA)}, best_size"
+            raise ValueError(f"quality must be {form}, got {text!r}")
+    return QualityWeights(**values)

@@ -282,13 +282,14 @@ class PocketDecoder(nn.Module):
         image: Float[Tensor, "n i d"],
         s8: Float[Tensor, "n d8 eh ew"],
         s4: Float[Tensor, "n d4 qh qw"],
+        count: int | None = None,
     ) -> Float[Tensor, "n m qh qw"]:
-        """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
+        """Logits of the first `count` mask tokens, or all; `s8` and `s4` are the pyramid with the drawn prompt."""
         coarse = image.transpose(1, 2).unflatten(2, self.config.grid)
         s8 = self.mix8(self.norm8(self.up8(coarse) + s8))
         s4 = self.mix4(self.norm4(self.up4(s8) + s4))
         mask_tokens = self._mask_tokens(tokens)
-        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
+        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks[:count])], dim=1)
         logits: Tensor = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
         return logits
 
@@ -347,7 +348,10 @@ class Drawing(nn.Module):
 
     def spread(self, maps: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
         """Drawn maps as features at strides 4, 8 and 16."""
-        drawn4 = self.conv4(maps)
+        return self.coarsen(self.conv4(maps))
+
+    def coarsen(self, drawn4: Float[Tensor, "n d4 qh qw"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from those at stride 4 on."""
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 

@@ -1,0 +1,91 @@
+"""What commands that take names share: which detector and scorer serve, how masks are judged, how they are cleaned."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anymask.data.scorers import FittedScorer
+    from anymask.grounding.pipeline import Grounding
+    from anymask.models.protocol import Model
+    from anymask.types import Prompt
+
+NOTES = """\
+texts:
+  pocket and sam3 find names themselves. Any other model, or any with --detector, goes through a detector: a name of
+  anymask's (grounding-dino-tiny, grounding-dino-base, mm-grounding-dino-tiny, owlv2-base, ...), a hub id, a folder, an
+  original .pth file, or windows, which needs no weights of its own. Without --detector one that is on this machine is
+  taken, else windows. What finds and scores the names, and what stands in for what, is in the JSON as made_by."""
+
+
+def add_grounding_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that only texts need."""
+    texts = parser.add_argument_group("texts")
+    texts.add_argument("--detector", metavar="NAME", help="what finds the names, if not the model (see below)")
+    texts.add_argument("--fallback", action="store_true", help="windows stand in for a detector that cannot be had")
+    scorer_help = "what judges the masks: pocket, or members of an ensemble as ViT-L-14:openai=0.25 (repeat)"
+    texts.add_argument("--scorer", action="append", default=[], metavar="NAME", help=scorer_help)
+    texts.add_argument(
+        "--scorer-file", type=Path, metavar="FILE", help="weights and thresholds of anymask train scorer"
+    )
+    background_help = "around a mask that is judged: blurred or grey (default: blurred)"
+    texts.add_argument("--background", default="blurred", metavar="KIND", help=background_help)
+    texts.add_argument("--box-threshold", type=float, metavar="P", help="a box counts from here (0.3; of windows 0.15)")
+    texts.add_argument("--text-threshold", type=float, metavar="P", help="a word of a name counts from here (0.25)")
+    quality_help = "how masks are judged, as text=0.6,compactness=0.2,size=0.1,smoothness=0.1,best_size=0.05-0.5"
+    texts.add_argument("--quality", metavar="LIST", help=quality_help)
+    texts.add_argument("--no-refine", action="store_true", help="do not ask again for masks of low quality")
+    texts.add_argument("--cache", type=Path, metavar="FOLDER", help="keep features of images and names here")
+    texts.add_argument("--cleanup", default="adaptive", metavar="KIND", help="adaptive or classic (default: adaptive)")
+    texts.add_argument("--raw", action="store_true", help="masks of texts as the model gives them, without clean-up")
+
+
+def read_fitted(args: argparse.Namespace) -> "FittedScorer | None":
+    """What --scorer-file holds."""
+    from anymask.data.scorers import read_scorer
+
+    return read_scorer(args.scorer_file) if args.scorer_file else None
+
+
+def load_asked(
+    args: argparse.Namespace, model: "Model", prompts: "Sequence[Prompt]", fitted: "FittedScorer | None" = None
+) -> "Grounding | None":
+    """The detector and scorer that the flags ask for, or the model needs for these prompts; None if neither."""
+    from anymask.grounding.loading import as_settings, load_grounding
+    from anymask.models.feature_cache import FeatureCache
+
+    named = [prompt for prompt in prompts if not prompt.is_spatial and not prompt.exemplars]
+    if not named or (args.detector is None and model.capabilities.text):
+        _check_unused(args, named)
+        return None
+    return load_grounding(
+        args.detector,
+        scorer=args.scorer or [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())],
+        settings=as_settings(fitted, args.quality, args.box_threshold, args.text_threshold, refine=not args.no_refine),
+        model=model,
+        background=args.background,
+        fallback=args.fallback,
+        cache=FeatureCache(args.cache),
+        device=args.device,
+    )
+
+
+def cleanup_of(args: argparse.Namespace) -> str | None:
+    """The name of the clean-up, None for none."""
+    return None if args.raw else str(args.cleanup)
+
+
+def _check_unused(args: argparse.Namespace, named: "Sequence[Prompt]") -> None:
+    """Raises ValueError for flags that would have no effect."""
+    given = {
+        "--scorer": args.scorer,
+        "--quality": args.quality,
+        "--box-threshold": args.box_threshold is not None,
+        "--text-threshold": args.text_threshold is not None,
+        "--fallback": args.fallback,
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            why = "this model finds names itself: add --detector" if named else "there is no --text"
+            raise ValueError(f"{flag} is for names that a detector finds, and {why}")
