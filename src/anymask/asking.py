@@ -83,9 +83,7 @@ def check_wanted(prompts: Sequence[Prompt], *, multimask: bool = False, zoom: bo
 def check_zoom(model: Model, prompts: Sequence[Prompt], grounding: Grounding | None, *, zoom: bool) -> None:
     """Raises ValueError where a closer look would have no effect on any prompt."""
     if zoom and grounding is None and not any(prompt.is_spatial for prompt in prompts):
-        raise ValueError(
-            f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector"
-        )
+        raise ValueError(f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector")
 
 
 def check_tiles(prompts: Sequence[Prompt], tile: int | None, overlap: int | None, *, zoom: bool = False) -> None:
