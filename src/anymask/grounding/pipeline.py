@@ -27,6 +27,7 @@ from anymask.prompting import crop_around
 from anymask.types import Image, Masks, Prompt
 
 MOST_OBJECTS = 100  # boxes that are asked for, the surest
+LEAST_SCORE = 0.02  # what is less sure is noise: without it no object is missed (docs/text.md)
 SHOWN = 3  # candidates of the surest object that the result keeps
 ZOOM_MARGIN = 0.5  # around the box of a closer view, in its longer side
 
@@ -191,6 +192,7 @@ class _Search:
         rows = np.asarray([label in self.wanted for label in masks.labels])
         kept = without(masks[rows], masks[~rows])
         kept = one_each(kept) if self.grounding.settings.settle else kept
+        kept = kept[kept.scores >= LEAST_SCORE]
         kept = kept[np.argsort(-kept.scores, kind="stable")]
         surest = max(drafts, key=score_of).candidates[:SHOWN]
         shown = [max(drafts, key=score_of)] * len(surest)
