@@ -84,7 +84,7 @@ def check_zoom(model: Model, prompts: Sequence[Prompt], grounding: Grounding | N
     """Raises ValueError where a closer look would have no effect on any prompt."""
     if zoom and grounding is None and not any(prompt.is_spatial for prompt in prompts):
         raise ValueError(
-            f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, or a detector"
+            f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector"
         )
 
 

@@ -88,7 +88,8 @@ def lift(masks: Masks, crop: CropBox, size: Size) -> Masks:
     """Masks of the picture in `crop` as masks of the whole image of `size`; low-resolution logits stay behind."""
     x0, y0, _, _ = crop
     packed = tuple(rle.placed(one, (x0, y0), size) for one in masks.rles)
-    return replace(masks, size=size, dense=None, packed=packed, logits=None)
+    weighed = None if masks.candidates is None else lift(masks.candidates, crop, size)
+    return replace(masks, size=size, dense=None, packed=packed, logits=None, candidates=weighed)
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
