@@ -222,7 +222,8 @@ class TextScore(nn.Module):
             products = (queries @ pixels[0].flatten(1)).unflatten(1, pixels.shape[2:])
         else:
             products = torch.einsum("nthw,nt->nhw", pixels, queries)
-        return products / queries.shape[-1] ** 0.5 + self.bias
+        scores: Tensor = products / queries.shape[-1] ** 0.5 + self.bias
+        return scores
 
 
 class PocketDecoder(nn.Module):
