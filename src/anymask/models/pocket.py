@@ -42,7 +42,7 @@ THRESHOLDS = Thresholds(presence=0.62, predicted_iou=0.4, stability=0.5, points_
 NOTES = {
     "boxes": "the mask ends at the box, grown to its positive points",
     "negative points": "lower the mask around them",
-    "text": "instances are peaks of a score map, each decoded with the name; the names seen in training work best",
+    "text": "instances are peaks and parts of a score map, decoded with the name; the names seen in training work best",
     "negative text": "what a negative name claims more surely is taken away",
     "exemplars": "not understood",
 }

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from anymask.models.pocket_network import DRAWN_CHANNELS, PLACE_CHANNELS, PocketFeatures, PocketNetwork, PocketPrompts
+from anymask.models.pocket_network import PLACE_CHANNELS, PocketFeatures, PocketNetwork, PocketPrompts
 from anymask.models.protocol import Grounded
 from anymask.types import Size
 
@@ -51,7 +51,6 @@ class NameStage:
         self.network, self.decoder, self.features, self.least = network, network.decoder, features, least
         self.grid: Size = (features.s16.shape[2], features.s16.shape[3])
         self.size: Size = (features.s4.shape[2], features.s4.shape[3])
-        self.blank = self.decoder.drawing.conv4(features.s4.new_zeros(1, DRAWN_CHANNELS, *self.size))
         self.unmixed = features.s16 + self.decoder.prompt_encoder.no_mask_embed.weight[0][:, None, None]
 
     def ground(self, names: Sequence[PocketName], instances: bool) -> list[Grounded]:
@@ -108,11 +107,11 @@ class NameStage:
 
     def _drawn(self, texts: "_Texts") -> "_Drawn":
         """What `Drawing` makes of a text alone, whose other maps are empty, and the image with it."""
-        drawing, pixels = self.decoder.drawing, self.features.text_s8.expand(len(texts.tokens), -1, -1, -1)
-        score_maps = self.network.text_score(pixels, texts.tokens, texts.filled)[:, None]
+        drawing, text_score = self.decoder.drawing, self.network.text_score
+        score_maps = text_score.compare(self.features.text_s8, text_score.queries(texts.tokens, texts.filled))[:, None]
         scores = torch.tanh(functional.interpolate(score_maps, size=self.size, mode="bilinear") / 4)
-        added = functional.conv2d(scores, drawing.conv4.weight[:, -1:], padding=1)
-        s4, s8, s16 = drawing.coarsen(self.blank + added)
+        conv4 = drawing.conv4
+        s4, s8, s16 = drawing.coarsen(functional.conv2d(scores, conv4.weight[:, -1:], conv4.bias, padding=1))
         unmixed = self.unmixed + s16
         return _Drawn(s4, s8, unmixed, self.decoder.mix16(unmixed))
 

@@ -208,9 +208,21 @@ class TextScore(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "n t h w"], tokens: Float[Tensor, "n l t"], mask: Bool[Tensor, "n l"]
     ) -> Float[Tensor, "n h w"]:
+        return self.compare(pixels, self.queries(tokens, mask))
+
+    def queries(self, tokens: Float[Tensor, "n l t"], mask: Bool[Tensor, "n l"]) -> Float[Tensor, "n t"]:
+        """Of each text one."""
         pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        query = self.query(pooled)
-        scores: Tensor = torch.einsum("nthw,nt->nhw", pixels, query) / query.shape[-1] ** 0.5 + self.bias
+        query: Tensor = self.query(pooled)
+        return query
+
+    def compare(self, pixels: Float[Tensor, "b t h w"], queries: Float[Tensor, "n t"]) -> Float[Tensor, "n h w"]:
+        """Of n images with a query each, or of one image with all queries."""
+        if len(pixels) == 1:
+            products = (queries @ pixels[0].flatten(1)).unflatten(1, pixels.shape[2:])
+        else:
+            products = torch.einsum("nthw,nt->nhw", pixels, queries)
+        scores: Tensor = products / queries.shape[-1] ** 0.5 + self.bias
         return scores
 
 

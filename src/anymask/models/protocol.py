@@ -113,4 +113,7 @@ class Model(Protocol):
         """What the names, concepts and exemplars of the prompts mean to the model, ready for any image."""
 
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
-        """Everything in the image that each text means; without `instances` only presence and union."""
+        """Everything in the image that each text means; without `instances` only presence and union.
+
+        What presence makes pointless may be left out: a union is then far below 0 everywhere, instances have no row.
+        """
