@@ -269,9 +269,16 @@ def test_windows_of_pocket_serve_a_model_that_knows_no_names(pocket, caplog):
     caplog.set_level("INFO", "anymask")
     masks = segment(Image(data.chelsea(), "cat"), text=["cat", "locomotive"], model=tiny_sam2())
     assert masks.made_by["detector"] == "windows of pocket" and masks.made_by["scorer"] == "pocket"
-    assert "no detector is on this machine: windows of pocket stand in" in caplog.text
+    assert "no detector is on this machine: windows stand in" in caplog.text
     assert any("stand in" in note for note in masks.made_by["notes"])
     assert "locomotive" in masks.made_by["nearest"]
+
+
+def test_without_a_scorer_masks_are_judged_by_their_boxes():
+    finder = Known((CAT, "cat", 0.9))
+    masks = segment(IMAGE, text="cat", model=Boxes(), detector=Grounding(finder, None), cleanup=None)
+    assert masks.boxes.tolist() == [list(CAT)] and masks.made_by["scorer"] is None
+    assert masks.measures["text"].tolist() == pytest.approx([0.9])
 
 
 def test_a_cat_is_found_through_windows(pocket):

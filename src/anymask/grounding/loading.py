@@ -24,6 +24,7 @@ from anymask.models.protocol import CheckpointError, Model
 from anymask.types import Concept, Prompt
 
 WINDOWS, POCKET = "windows", "pocket"
+DENSE_SCALES, WHOLE_SCALES = (1, 2), (1, 2, 3)  # of windows, for a scorer with maps and one that sees windows whole
 
 _log = logging.getLogger("anymask")
 
@@ -43,16 +44,18 @@ def load_grounding(
 
     `detector` is a name of `detect.CATALOGUE`, hub id, folder, file, or "windows"; None takes one that is on this
     machine, and windows where there is none. With `fallback` windows stand in for one that cannot be had. `scorer`
-    names members of an ensemble ("ViT-L-14:openai=0.25") or is ("pocket",); empty takes what is here. A `model` that
-    knows text takes pocket's place. Raises as `load_detector` and `load_scorer`.
+    names members of an ensemble ("ViT-L-14:openai=0.25") or is ("pocket",); empty takes what is here: windows are
+    scored by pocket if there is nothing else, a detector does without. A `model` that knows text takes pocket's place.
+    Raises as `load_detector` and `load_scorer`.
     """
     kept = cache or FeatureCache()
     search = _Search(model, device, kept, background)
-    judge, scorer_notes = search.scorer(scorer)
-    finder, detector_notes = search.detector(detector, judge, fallback)
-    for note in (*scorer_notes, *detector_notes):
+    finder, notes = search.detector(detector, fallback)
+    judge, more = search.scorer(scorer, or_pocket=finder is None)
+    found = finder or search.windows(judge)
+    for note in (*notes, *more):
         _log.info("%s", note)
-    return Grounding(finder, judge, settings or GroundingSettings(), kept, (*detector_notes, *scorer_notes))
+    return Grounding(found, judge, settings or GroundingSettings(), kept, (*notes, *more))
 
 
 def as_settings(
@@ -94,7 +97,28 @@ class _Search:
     cache: FeatureCache
     background: Background
 
-    def scorer(self, asked: Sequence[str]) -> tuple[Scorer, tuple[str, ...]]:
+    def detector(self, asked: str | Path | None, fallback: bool) -> tuple[Detector | None, tuple[str, ...]]:
+        """None for windows."""
+        if asked is None:
+            here = next((name for name in detect.CATALOGUE if detect.is_here(name)), None)
+            if here is not None:
+                return detect.load_detector(here, self.device), ()
+            return None, (f"no detector is on this machine: windows stand in; {detect.DEFAULT} knows more names",)
+        if str(asked) == WINDOWS:
+            return None, ()
+        try:
+            return detect.load_detector(asked, self.device), ()
+        except (CheckpointError, FileNotFoundError) as error:
+            if not fallback:
+                raise
+            return None, (f"windows stand in for the detector: {error}",)
+
+    def windows(self, scorer: Scorer | None) -> WindowDetector:
+        judge = scorer or self._pocket()
+        return WindowDetector(judge, DENSE_SCALES if isinstance(judge, PocketScorer) else WHOLE_SCALES)
+
+    def scorer(self, asked: Sequence[str], or_pocket: bool) -> tuple[Scorer | None, tuple[str, ...]]:
+        """What is asked for, or is on this machine; else pocket, or nothing."""
         if tuple(asked) == (POCKET,):
             return self._pocket(), ()
         if asked:
@@ -105,26 +129,11 @@ class _Search:
             missing = ", ".join(member.name for member in MEMBERS if member not in members)
             note = (f"left out of the scorer, as they are not on this machine: {missing}",) if missing else ()
             return load_scorer(members, self.device, self.cache, self.background, fetch=False), note
+        stands_in = "no image-text model is on this machine:"
+        if not or_pocket:
+            return None, (f"{stands_in} masks are judged by how well they fill their boxes",)
         scorer = self._pocket()
-        return scorer, (f"no image-text model is on this machine: {scorer.name} scores in their place",)
-
-    def detector(self, asked: str | Path | None, scorer: Scorer, fallback: bool) -> tuple[Detector, tuple[str, ...]]:
-        windows = WindowDetector(scorer)
-        if asked is None:
-            here = next((name for name in detect.CATALOGUE if detect.is_here(name)), None)
-            if here is not None:
-                return detect.load_detector(here, self.device), ()
-            return windows, (
-                f"no detector is on this machine: {windows.name} stand in; {detect.DEFAULT} finds more names",
-            )
-        if str(asked) == WINDOWS:
-            return windows, ()
-        try:
-            return detect.load_detector(asked, self.device), ()
-        except (CheckpointError, FileNotFoundError) as error:
-            if not fallback:
-                raise
-            return windows, (f"{windows.name} stand in for the detector: {error}",)
+        return scorer, (f"{stands_in} {scorer.name} scores in its place",)
 
     def _pocket(self) -> PocketScorer:
         knows = self.model is not None and self.model.capabilities.text

@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from anymask.grounding.candidates import Candidate, Draft, answer
 from anymask.grounding.instances import one_each, without
@@ -23,11 +23,12 @@ from anymask.grounding.quality import CRITERIA, QualityWeights, measure_quality
 from anymask.grounding.refine import refine
 from anymask.models.feature_cache import FeatureCache
 from anymask.models.protocol import Model
+from anymask.ops.boxes import iou as box_iou
 from anymask.prompting import crop_around
 from anymask.types import Image, Masks, Prompt
 
 MOST_OBJECTS = 100  # boxes that are asked for, the surest
-LEAST_SCORE = 0.02  # what is less sure is noise: without it no object is missed (docs/text.md)
+LEAST_SCORE = 0.13  # of a name's threshold: what is less sure is noise, and no object of ours was lost with it
 SHOWN = 3  # candidates of the surest object that the result keeps
 ZOOM_MARGIN = 0.5  # around the box of a closer view, in its longer side
 
@@ -52,10 +53,13 @@ class GroundingSettings:
 
 @dataclass(frozen=True, eq=False)
 class Grounding:
-    """A detector and a scorer, ready for any model and image; `notes` say what stands in for what, and why."""
+    """A detector and a scorer, ready for any model and image; `notes` say what stands in for what, and why.
+
+    Without a scorer, masks are judged by how well they fill the box that was found.
+    """
 
     detector: Detector
-    scorer: Scorer
+    scorer: Scorer | None
     settings: GroundingSettings = GroundingSettings()
     cache: FeatureCache = field(default_factory=FeatureCache)
     notes: tuple[str, ...] = ()
@@ -132,7 +136,7 @@ class _Search:
             for row, prompt, candidates in zip(rows, prompts, answers, strict=True)
         ]
         with self._timed("judge"):
-            judged = self._judged([draft.label for draft in drafts], answers)
+            judged = self._judged(drafts, answers)
         return [replace(draft, candidates=ranked) for draft, ranked in zip(drafts, judged, strict=True)]
 
     def _prompt(self, found: Detections, row: int) -> Prompt:
@@ -141,39 +145,37 @@ class _Search:
         prompt = Prompt.box(x0, y0, x1, y1)
         return prompt + Prompt.text(found.labels[row]) if self.model.capabilities.named_prompts else prompt
 
-    def _judged(self, labels: Sequence[str], answers: Sequence[tuple[Candidate, ...]]) -> list[tuple[Candidate, ...]]:
+    def _judged(self, drafts: Sequence[Draft], answers: Sequence[tuple[Candidate, ...]]) -> list[tuple[Candidate, ...]]:
         """With their criteria, the best first: by quality, or as the model ranks them."""
-        owners = [i for i, candidates in enumerate(answers) for _ in candidates]
+        owners = [draft for draft, candidates in zip(drafts, answers, strict=True) for _ in candidates]
         flat = [one for candidates in answers for one in candidates]
         small = np.stack([one.small for one in flat])
-        of_name = np.asarray([self.names.index(labels[i]) for i in owners])
-        probs = self.grounding.scorer.score_masks(self.image, small, self.names)
-        found = measure_quality(small, probs[np.arange(len(flat)), of_name], self.grounding.settings.quality)
-        judged = [
+        found = measure_quality(small, self._text(owners, flat, small), self.grounding.settings.quality)
+        judged = iter(
             replace(one, criteria={name: float(values[row]) for name, values in found.items()})
             for row, one in enumerate(flat)
-        ]
-        by_quality = self.grounding.settings.choose
-        return [
-            tuple(
-                sorted(
-                    (one for one, owner in zip(judged, owners, strict=True) if owner == i),
-                    key=lambda one: -(one.quality if by_quality else one.predicted_iou),
-                )
-            )
-            for i in range(len(answers))
-        ]
+        )
+        rank = (lambda one: -one.quality) if self.grounding.settings.choose else (lambda one: -one.predicted_iou)
+        return [tuple(sorted((next(judged) for _ in candidates), key=rank)) for candidates in answers]
+
+    def _text(
+        self, owners: Sequence[Draft], flat: Sequence[Candidate], small: Bool[np.ndarray, "n h w"]
+    ) -> Float[np.ndarray, "n"]:
+        """What the scorer says of each mask; without one, the detector's score times how well the mask fills its box."""
+        scorer = self.grounding.scorer
+        if scorer is None:
+            return np.asarray([owner.detected * _fills(owner, one) for owner, one in zip(owners, flat, strict=True)])
+        rows = [self.names.index(owner.label) for owner in owners]
+        return scorer.score_masks(self.image, small, self.names)[np.arange(len(flat)), rows]
 
     def _ask_again(
         self, drafts: Sequence[Draft], prompts: Sequence[Prompt], closer: bool
     ) -> list[tuple[Candidate, ...]]:
         if not closer:
             features = self.grounding.cache.encode(self.model, self.image)
-            return self._judged([draft.label for draft in drafts], answer(self.model, features, prompts))
+            return self._judged(drafts, answer(self.model, features, prompts))
         answers = [self._look_closer(draft, prompt) for draft, prompt in zip(drafts, prompts, strict=True)]
-        return [
-            self._judged([draft.label], [more])[0] if more else () for draft, more in zip(drafts, answers, strict=True)
-        ]
+        return [self._judged([draft], [more])[0] if more else () for draft, more in zip(drafts, answers, strict=True)]
 
     def _look_closer(self, draft: Draft, prompt: Prompt) -> tuple[Candidate, ...]:
         crop = crop_around(np.asarray(draft.chosen.box), self.image.size, ZOOM_MARGIN)
@@ -192,7 +194,8 @@ class _Search:
         rows = np.asarray([label in self.wanted for label in masks.labels])
         kept = without(masks[rows], masks[~rows])
         kept = one_each(kept) if self.grounding.settings.settle else kept
-        kept = kept[kept.scores >= LEAST_SCORE]
+        least = np.asarray([LEAST_SCORE * self.threshold_of(label) for label in kept.labels])
+        kept = kept[np.flatnonzero(kept.scores >= least)]
         kept = kept[np.argsort(-kept.scores, kind="stable")]
         surest = max(drafts, key=score_of).candidates[:SHOWN]
         shown = [max(drafts, key=score_of)] * len(surest)
@@ -201,10 +204,11 @@ class _Search:
 
     def _made_by(self, found: Detections, masks: Masks, refined: Mapping[str, int]) -> dict[str, Any]:
         missing = [name for name in self.wanted if name not in masks.labels]
-        notes = dict.fromkeys([*self.grounding.notes, *self.grounding.scorer.notes, *found.notes])
+        scorer = self.grounding.scorer
+        notes = dict.fromkeys([*self.grounding.notes, *(scorer.notes if scorer else ()), *found.notes])
         return {
             "detector": self.grounding.detector.name,
-            "scorer": self.grounding.scorer.name,
+            "scorer": scorer.name if scorer else None,
             "thresholds": {name: round(self.threshold_of(name), 4) for name in self.wanted},
             "nearest": {name: round(float(found.nearest.get(name, 0.0)), 4) for name in missing},
             "refined": dict(refined),
@@ -227,6 +231,12 @@ def score_of(draft: Draft) -> float:
     From 0 to 1. Of nine products of these that were tried this one ranks objects best (docs/text.md).
     """
     return draft.detected * min(max(draft.chosen.predicted_iou, 0.0), 1.0) * draft.chosen.quality**2
+
+
+def _fills(draft: Draft, candidate: Candidate) -> float:
+    """IoU of the box that was found and that around the mask."""
+    found = np.asarray(draft.prompt.box_coords, np.float32)[None]
+    return float(box_iou(found, np.asarray(candidate.box, np.float32)[None])[0, 0])
 
 
 def _as_masks(chosen: Sequence[Candidate], drafts: Sequence[Draft], scores: Sequence[float]) -> Masks:

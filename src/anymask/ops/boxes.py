@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from anymask.ops.grids import CropBox
 
@@ -22,6 +22,11 @@ def jittered(
     first = np.clip(moved[:, :2], 0, limits - 1)
     last = np.clip(moved[:, 2:], first + 1, limits)
     return np.concatenate([first, last], axis=1).astype(boxes.dtype)
+
+
+def iou(first: Float[np.ndarray, "n 4"], second: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every box with every other; 0 where both are empty."""
+    return np.asarray(box_iou(torch.from_numpy(first), torch.from_numpy(second)).nan_to_num())
 
 
 def distinct(
