@@ -331,6 +331,18 @@ def test_images_that_cannot_be_read_are_named_and_the_rest_goes_on(folder, oracl
     assert json.loads(capsys.readouterr().out)["images"] == 10
 
 
+def test_an_image_of_nothing_tells_what_is_not_there(folder, oracle):
+    document = json.loads((folder / "set.json").read_text())
+    document["annotations"] = [row for row in document["annotations"] if row["image_id"] != 1]
+    (folder / "set.json").write_text(json.dumps(document))
+    rows = {row["name"]: row for row in fitted(folder).report["names"]}
+    assert [(rows[name]["positives"], rows[name]["negatives"]) for name in ("cat", "dog", "cow")] == [
+        (9, 1),
+        (9, 1),
+        (0, 9),
+    ]
+
+
 def test_no_image_that_can_be_read_is_an_error(folder, oracle, capsys):
     for file in folder.glob("*.png"):
         file.write_text("no picture")

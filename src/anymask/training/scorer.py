@@ -221,7 +221,7 @@ class ScorerFitting:
             notes.append(f"{self.model.name} left no box a choice of masks: quality keeps its weights")
         kept = [row for row in whole.names if row.value is None]
         for lacking in ("positives", "negatives"):
-            names = [row.name for row in kept if f"has no {lacking}" in row.note]
+            names = list(dict.fromkeys(row.name for row in kept if f"has no {lacking}" in row.note))
             if names:
                 shown = ", ".join(names[:NAMED]) + (" and others" if len(names) > NAMED else "")
                 notes.append(f"{len(names)} names have no {lacking} and keep the usual threshold: {shown}")

@@ -139,12 +139,16 @@ def _choosing(fitted: Fit, held_out: Sequence[Measured], usual: Usual) -> dict[s
 
 
 def _presence(fitted: Fit, examples: Sequence[Example], usual: Usual) -> dict[str, Value]:
-    """F1 at the usual threshold, at the best one of all names, and at each name's own; `macro` is the mean of names."""
+    """F1 at the usual threshold, at the best one of all names, at each name's own, and else the usual or the best one.
+
+    `macro` is the mean over names.
+    """
     found = dict[str, Value]()
     own = fitted.thresholds(list(usual.thresholds))
     for who, value in usual.thresholds.items():
         kind = "detection" if who in usual.floored else "presence"
         ways = {"usual": ({}, value), "one": ({}, fitted.of_all[who]), "per_name": (own[who], value)}
+        ways["per_name_else_one"] = (own[who], fitted.of_all[who])
         for way, (values, rest) in ways.items():
             found[f"{kind}_f1_{way}"] = f1_of(examples, who, values, rest)
             found[f"{kind}_f1_macro_{way}"] = macro_f1_of(examples, who, values, rest)
