@@ -23,11 +23,13 @@ _NAME = re.compile(r"(\d+)(?:_([a-z0-9-]+))?(?:\.(\d+))?\.png")
 
 def write_masks_folder(folder: PathLike, masks: Masks) -> None:
     """A PNG for each mask; the folder is written whole, and takes the place of one that is there already."""
-    h, w = masks.size
+    held = masks.compact()
     with write_whole_folder(Path(folder), replace=True) as temporary:
-        for name, one in zip(_file_names(masks), masks.rles, strict=True):
-            pixels = np.uint8(255) * rle.decode_part(one, (0, 0, w, h)).view(np.uint8)
-            PillowImage.fromarray(np.ascontiguousarray(pixels)).save(temporary / name)
+        for name, one, box in zip(_file_names(held), held.rles, held.boxes.astype(int).tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            pixels = np.zeros(held.size, np.uint8)
+            pixels[y0:y1, x0:x1] = np.uint8(255) * rle.decode_part(one, (x0, y0, x1, y1))
+            PillowImage.fromarray(pixels).save(temporary / name, compress_level=3)  # as all our PNGs
 
 
 def read_masks_folder(folder: PathLike) -> Masks:
