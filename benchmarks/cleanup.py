@@ -17,11 +17,11 @@ import anymask
 from anymask.data.coco import read_coco
 from anymask.evaluation.naming import present_names
 from anymask.models.protocol import Model
+from anymask.names import find
 from anymask.ops import metrics, rle
 from anymask.ops.cleaning import CLEANUPS, clean_rles
 from anymask.ops.sampling import stratified
 from anymask.prompting import predict
-from anymask.segmentation import find
 from anymask.types import Features, Masks, Prompt
 
 BATCH = 32

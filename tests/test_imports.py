@@ -20,6 +20,8 @@ ROWS = (
     ("sieve",),
     ("automatic",),
     ("grounding",),
+    ("asking",),
+    ("names",),
     ("segmentation",),
     ("tracking", "volumes", "labelling"),
     ("probing",),

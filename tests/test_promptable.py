@@ -10,8 +10,8 @@ from anymask.data.images import read_image
 from anymask.evaluation import naming
 from anymask.evaluation.promptable import PromptableSettings, evaluate_promptable
 from anymask.models.protocol import Capabilities
+from anymask.names import find
 from anymask.ops import rle
-from anymask.segmentation import find
 from anymask.types import Prompt
 from oracles import OBJECTS, SIZE, Oracle, box_mask, true_mask, true_union, write_set
 

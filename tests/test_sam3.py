@@ -12,8 +12,9 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from anymask.models import sam3_detector, sam3_text
 from anymask.models.protocol import CheckpointError
 from anymask.models.sam3 import Sam3
+from anymask.names import find, ground
 from anymask.prompting import predict
-from anymask.segmentation import find, ground, segment
+from anymask.segmentation import segment
 from anymask.types import Concept, Exemplar, Image, Prompt
 from tiny_sam3 import TINY_MERGES, TINY_VOCABULARY, tiny_sam3, tiny_sam3_lite_text, write_tiny_merges
 

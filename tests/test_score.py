@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from anymask.grounding import clip_members, score
 from anymask.grounding.clip_members import HUB_IDS, MEMBERS, ClipModel, Member, is_here, parse_member
-from anymask.grounding.pocket_scorer import PocketScorer
+from anymask.grounding.pocket_scorer import HELD, PocketScorer
 from anymask.grounding.protocol import Scorer
 from anymask.grounding.score import CONTRASTS, TEMPLATES, EnsembleScorer, load_scorer, masked_region
 from anymask.models.feature_cache import FeatureCache
@@ -425,6 +425,29 @@ def test_pocket_ranks_an_object_above_its_parts_and_what_is_too_large():
     assert found[0] == pytest.approx(0.8, abs=0.01) and (found[1], found[3], found[4]) == (0, 0, 0)
     assert found[2] == pytest.approx(0.4, abs=0.01)
     assert not empty.any()
+
+
+def test_what_was_scored_lately_is_not_computed_again():
+    class Counting(Halves):
+        asked = 0
+
+        def ground(self, features, text, instances=True):
+            self.asked += 1
+            return super().ground(features, text, instances)
+
+    scorer, image, whole = PocketScorer(Counting()), picture(), (0, 0, 80, 60)
+    [first] = scorer.score_windows(image, [whole], ["a", "b"])
+    [again] = scorer.score_windows(image, [whole], ["a", "b"])
+    scorer.score_masks(image, np.ones((1, 60, 80), bool), ["a", "b"])
+    assert scorer.model.asked == 1 and np.array_equal(first, again)
+    for other, window, names in ((image, (0, 0, 40, 60), "ab"), (image, whole, "ba"), (picture(), whole, "ab")):
+        scorer.score_windows(other, [window], list(names))
+    assert scorer.model.asked == 4
+    for x in range(20):
+        scorer.score_windows(image, [(x, 1, 80, 60)], ["a", "b"])
+    assert len(scorer._held) == HELD
+    scorer.score_windows(image, [whole], ["a", "b"])
+    assert scorer.model.asked == 25
 
 
 def test_a_padded_frame_gives_the_cells_of_the_image_alone():

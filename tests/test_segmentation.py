@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from anymask.asking import collect_prompts
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
+from anymask.names import find
 from anymask.ops import rle
 from anymask.prompting import predict
-from anymask.segmentation import collect_prompts, find, segment, segment_batch
+from anymask.segmentation import segment, segment_batch
 from anymask.types import Exemplar, Features, Frame, Image, Prompt
 from scenes import COLOURS, ColourModel
 from tiny import tiny_model

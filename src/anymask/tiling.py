@@ -4,14 +4,42 @@ What tiles say of one object is put together in `joining.py`. Slicing as such is
 which merges boxes.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from anymask.ops import rle
 from anymask.ops.grids import CropBox
-from anymask.types import Box, Masks, Size
+from anymask.types import Box, Image, Masks, Prompt, Size
 
 SMALLEST = 64  # side of a tile
 ROOM = 0.1  # share of a box's longer side that a tile must leave around it
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """An image to be looked at in tiles."""
+
+    image: Image
+    tile: int
+    overlap: int
+
+    @property
+    def crops(self) -> list[CropBox]:
+        """The whole image, and its tiles where there is more than one."""
+        h, w = self.image.size
+        return list(dict.fromkeys([(0, 0, w, h), *tiles(self.image.size, self.tile, self.overlap)]))
+
+    def around(self, prompt: Prompt) -> CropBox:
+        """Where to look at a box and its points."""
+        corners = np.concatenate([np.asarray(prompt.box_coords, np.float32).reshape(2, 2), prompt.point_coords])
+        hull = *corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()
+        return around(hull, self.image.size, self.tile, self.overlap)
+
+    def cut_out(self, crop: CropBox) -> Image:
+        """The picture of a crop, as small as that: all that is computed of it is in its own pixels."""
+        x0, y0, x1, y1 = crop
+        return Image(self.image.pixels[y0:y1, x0:x1], self.image.name)
 
 
 def tiles(size: Size, tile: int, overlap: int) -> list[CropBox]:
@@ -60,7 +88,8 @@ def lift(masks: Masks, crop: CropBox, size: Size) -> Masks:
     """Masks of the picture in `crop` as masks of the whole image of `size`; low-resolution logits stay behind."""
     x0, y0, _, _ = crop
     packed = tuple(rle.placed(one, (x0, y0), size) for one in masks.rles)
-    return replace(masks, size=size, dense=None, packed=packed, logits=None)
+    weighed = None if masks.candidates is None else lift(masks.candidates, crop, size)
+    return replace(masks, size=size, dense=None, packed=packed, logits=None, candidates=weighed)
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -24,6 +24,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("evaluate", "text"): ("evaluate", "TEXT", "measure how well names become masks, on labelled images"),
     ("train", "promptable"): ("train", "PROMPTABLE", "fine-tune any promptable model on images with masks"),
     ("train", "pocket"): ("train", "POCKET", "train the pocket model on images with masks"),
+    ("train", "scorer"): ("train", "SCORER", "fit scorer, quality and a threshold for each name to labelled images"),
     ("train", "text"): ("train", "TEXT", "distil a sentence transformer into the pocket model's text tower"),
     ("export",): ("export", "EXPORT", "a model as ONNX or OpenVINO graphs in a folder, also in int8"),
     ("models",): ("models", "MODELS", "which models there are, what they can do, what is installed"),

@@ -316,7 +316,13 @@ def _nearest(masks: "Masks") -> str:
     """How far names that were not found are from being found."""
     thresholds = masks.made_by.get("thresholds", {})
     missing = masks.made_by.get("nearest", {}).items()
-    told = [f"{name} {score:.2f} of {thresholds[name]:.2f}" for name, score in missing if name in thresholds]
+    told = [
+        f"{name} {score:.2f} of {thresholds[name]:.2f}"
+        if score < thresholds[name]
+        else f"{name} (lost to another name)"
+        for name, score in missing
+        if name in thresholds
+    ]
     told = told[:MOST_TOLD] + [f"{len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD)
     return f"; not found: {', '.join(told)}" if told else ""
 

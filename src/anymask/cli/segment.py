@@ -86,7 +86,8 @@ def _load(
     args: argparse.Namespace, prompts: "Sequence[Prompt]", fitted: "FittedScorer | None"
 ) -> "tuple[Model, Grounding | None]":
     """The model, if it understands the prompts, and what finds names for it."""
-    from anymask.segmentation import check_tiles, check_understood, check_wanted, check_zoom, cleaner
+    from anymask.asking import check_tiles, check_understood, check_wanted, check_zoom
+    from anymask.segmentation import cleaner
 
     check_wanted(prompts, multimask=args.multimask, zoom=args.zoom)
     check_tiles(prompts, args.tile, args.overlap, zoom=args.zoom)

@@ -1,4 +1,6 @@
-"""`anymask train ...`: fine-tuning of any promptable model, and the recipes of the pocket model; all resumable."""
+"""`anymask train ...`: fine-tuning of any promptable model, the fit of scorers, the recipes of the pocket model; all
+resumable.
+"""
 
 import argparse
 import dataclasses
@@ -10,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, show_json
 
 if TYPE_CHECKING:
+    from anymask.data.scorers import FittedScorer
     from anymask.training.pocket import PocketSettings, TrainRecord
     from anymask.training.promptable import FinetuneRecord
     from anymask.training.text import TextRecord
+
+CHECKPOINT = "checkpoint.pt"
 
 
 def add_promptable_flags(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +88,57 @@ def run_text(args: argparse.Namespace) -> int:
     return _follow(args, distill_text(settings), "train text", settings.output / "text.safetensors")
 
 
+def add_scorer_flags(parser: argparse.ArgumentParser) -> None:
+    """The settings of a fit."""
+    from anymask.cli.flags import add_settings
+    from anymask.training.scorer import ScorerSettings
+
+    add_settings(parser, ScorerSettings)
+    _add_resume(parser)
+
+
+def run_scorer(args: argparse.Namespace) -> int:
+    """Measures the images, fits, and shows what came of it."""
+    from anymask.cli.flags import read_settings
+    from anymask.cli.progress import Progress
+    from anymask.training.scorer import MEASURED, ScorerFitting, ScorerSettings
+
+    settings = read_settings(args, ScorerSettings)
+    _check_resume(args, MEASURED)
+    run = ScorerFitting(settings)
+    _record(args, settings, MEASURED)
+    for line in run.remarks():
+        say(line)
+    done = 0
+    with Progress("image") as progress:
+        try:
+            for record in run.images():
+                done = record.done
+                progress.show(record.done, record.total, record.file_name)
+            fitted = run.finish()
+        except KeyboardInterrupt:
+            say(f"anymask train scorer: interrupted after {done} images: {_kept(args.output, MEASURED)}")
+            return INTERRUPTED
+    _show_scorer(args, run.scorer, fitted)
+    return SOME_FAILED if run.failed else DONE
+
+
+def _show_scorer(args: argparse.Namespace, path: Path, fitted: "FittedScorer") -> None:
+    from anymask.cli.commands import table
+
+    if args.json:
+        show_json({"scorer": str(path), **fitted.report, "thresholds": fitted.thresholds})
+        return
+    numbers = {name: value for name, value in fitted.report.items() if "_f1_" in name or name.startswith("choice_iou_")}
+    learned = [{k: v for k, v in row.items() if k != "note"} for row in fitted.report["names"] if row["value"]]
+    for rows in (fitted.report["weights"], learned, [{"held out": k, "": v} for k, v in numbers.items()]):
+        if rows:
+            print(table(rows), end="\n\n")
+    for note in fitted.report["notes"]:
+        print(note)
+    print(f"{path} holds what was learned; each name's threshold is in {path.parent / 'concepts'}")
+
+
 def _with_imagenet(settings: "PocketSettings") -> "PocketSettings":
     """Without --encoder, the ImageNet weights that pip brings (extra `train`) start the network of full size."""
     if settings.encoder is not None or settings.size != "pocket":
@@ -103,18 +159,18 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder, if any")
 
 
-def _check_resume(args: argparse.Namespace) -> None:
+def _check_resume(args: argparse.Namespace, name: str = CHECKPOINT) -> None:
     """Never goes on by accident, nor writes over what an earlier run has learned."""
-    checkpoint = args.output / "checkpoint.pt"
+    checkpoint = args.output / name
     if checkpoint.is_file() and not args.resume:
         raise ValueError(f"{checkpoint} is of an earlier run: add --resume to go on with it, or give another -o")
 
 
-def _record(args: argparse.Namespace, settings: Any) -> None:
+def _record(args: argparse.Namespace, settings: Any, name: str = CHECKPOINT) -> None:
     """How the run began; a resumed one keeps that."""
     from anymask.cli.flags import write_settings
 
-    if not (args.output / "checkpoint.pt").is_file():
+    if not (args.output / name).is_file():
         write_settings(args.output, settings)
 
 
@@ -147,10 +203,10 @@ def _follow(
     return DONE
 
 
-def _kept(output: Path) -> str:
-    if not (output / "checkpoint.pt").is_file():
+def _kept(output: Path, name: str = CHECKPOINT) -> str:
+    if not (output / name).is_file():
         return "there was no checkpoint yet"
-    return f"{output / 'checkpoint.pt'} is kept; run the same command with --resume to go on"
+    return f"{output / name} is kept; run the same command with --resume to go on"
 
 
 def _described(record: "TrainRecord | TextRecord | FinetuneRecord") -> str:
@@ -189,4 +245,16 @@ TEXT = Command(
     examples=("anymask train text --teacher FOLDER -o run-text/",),
     add_flags=add_text_flags,
     run=run_text,
+)
+
+SCORER = Command(
+    description="Fits to labelled images how masks are chosen, what the members of a scorer count, a threshold a name.",
+    examples=(
+        "anymask train scorer --images DIR --annotations FILE.json --model pocket -o run/",
+        "anymask train scorer --images DIR --annotations FILE.json --exhaustive --detector windows -o run/ --resume",
+        "anymask train scorer --images DIR --annotations FILE.json --model facebook/sam2.1-hiera-tiny"
+        " --scorer ViT-L-14:openai --scorer ViT-B-16-SigLIP:webli -o run/",
+    ),
+    add_flags=add_scorer_flags,
+    run=run_scorer,
 )

@@ -17,13 +17,15 @@ class FittedScorer:
     `quality` has a weight for each criterion (of sum 1) and `best_size` the shares of the image between which an object
     is of usual size (both as in `QualityWeights`); None where they could not be learned. `members` are weights by names
     as `parse_member` reads them; empty where there was no ensemble. `thresholds` are by model or detector, then by
-    name. `report` says from what they were learned and what they gain.
+    name; `of_all` are the best single ones by model or detector, for names that were not learned. `report` says from
+    what they were learned and what they gain.
     """
 
     quality: Mapping[str, float] | None
     best_size: tuple[float, float] | None
     members: Mapping[str, float]
     thresholds: Mapping[str, Mapping[str, float]]
+    of_all: Mapping[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -35,6 +37,7 @@ def write_scorer(path: Path, fitted: FittedScorer) -> None:
         "best_size": fitted.best_size,
         "members": fitted.members,
         "thresholds": fitted.thresholds,
+        "of_all": fitted.of_all,
         "report": fitted.report,
     }
     write_json(path, values, indent=1)
@@ -51,6 +54,7 @@ def read_scorer(path: Path) -> FittedScorer:
             best_size=None if content["best_size"] is None else _pair(content["best_size"]),
             members=_numbers(content["members"]),
             thresholds={str(whose): _numbers(values) for whose, values in content["thresholds"].items()},
+            of_all=_numbers(content["of_all"]),
             report=dict(content["report"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -58,7 +62,7 @@ def read_scorer(path: Path) -> FittedScorer:
         raise ValueError(f"{path} must be a scorer.json of anymask train scorer: {reason}") from error
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Any) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
 
 

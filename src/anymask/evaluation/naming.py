@@ -58,20 +58,22 @@ def union_of(truth: Masks, names: Collection[str]) -> Bool[np.ndarray, "h w"]:
     return np.asarray(truth[rows].masks.any(axis=0))
 
 
-def draw_absent_names(dataset: CocoSet, entry: CocoImage, rng: np.random.Generator) -> list[str]:
-    """As many names that are certainly not in the image as there are names in it, at least two, as far as there are."""
+def draw_absent_names(
+    dataset: CocoSet, entry: CocoImage, rng: np.random.Generator, least: int = LEAST_ABSENT
+) -> list[str]:
+    """As many names that are certainly not in the image as there are names in it, or `least`, as far as there are."""
     source = dataset.sources.get(entry.source, {})
     if not source.get("text_exhaustive", False):
         return []
     present = present_names(dataset.masks(entry))
     hidden = {*present, *dataset.crowds(entry).labels, *entry.extra.get("crowd_categories", ()), UNNAMED}
     candidates = [name for name in source.get("names", ()) if name not in hidden]
-    wanted = min(max(LEAST_ABSENT, len(present)), len(candidates))
+    wanted = min(max(least, len(present)), len(candidates))
     return [candidates[i] for i in sorted(rng.choice(len(candidates), wanted, replace=False))] if wanted else []
 
 
 def _union_of(grounded: Grounded, features: Features, threshold: float) -> Bool[np.ndarray, "h w"]:
-    """What `anymask.segmentation.find(..., semantic=True)` answers: nothing for a name judged absent."""
+    """What `anymask.names.find(..., semantic=True)` answers: nothing for a name judged absent."""
     if grounded.presence < threshold:
         return np.zeros(features.frame.size, bool)
     return np.asarray((place(grounded.semantic_logits[None], features.frame) > 0).cpu().numpy()[0])

@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from anymask.data.coco import CocoImage, CocoSet
+from anymask.data.scorers import FittedScorer, read_scorer
 from anymask.evaluation.baselines import score_map_instances
 from anymask.evaluation.labelled import ALL, read_entry, read_set, timed
 from anymask.evaluation.naming import draw_absent_names, present_names
-from anymask.grounding.loading import load_grounding
+from anymask.grounding.loading import as_settings, load_grounding, with_thresholds
 from anymask.grounding.pipeline import Grounding
 from anymask.models.protocol import Model
 from anymask.ops import metrics, rle
 from anymask.ops.average_precision import Matched, match
 from anymask.segmentation import segment
-from anymask.types import Image, Masks
+from anymask.types import Image, Masks, Prompt
 
 Finder = Callable[[Image, Sequence[str]], Masks]
 
@@ -44,6 +45,13 @@ class TextSettings:
     scorer: tuple[str, ...] = field(
         default=(), metadata={"help": "what judges with a detector: pocket, or members of an ensemble (repeat)"}
     )
+    scorer_file: Path | None = field(default=None, metadata={"help": "weights and thresholds of anymask train scorer"})
+    box_threshold: float | None = field(
+        default=None, metadata={"help": "a detector's box counts from here (default: 0.3; of windows 0.15)"}
+    )
+    quality: str | None = field(
+        default=None, metadata={"help": "how masks are judged, as text=0.6,compactness=0.2,best_size=0.05-0.5"}
+    )
     dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
     runtime: str = field(default="auto", metadata={"help": "auto, eager, compile, openvino or onnxruntime"})
     limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
@@ -54,8 +62,10 @@ class TextSettings:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if self.scorer and self.detector is None:
-            raise ValueError("scorer is for what a detector finds: give a detector (windows needs no weights)")
+        given = {"scorer": self.scorer, "quality": self.quality, "box_threshold": self.box_threshold is not None}
+        for name, is_given in given.items():
+            if is_given and self.detector is None:
+                raise ValueError(f"{name} is for what a detector finds: give a detector (windows needs no weights)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,22 +112,40 @@ def finders(model: Model, settings: TextSettings) -> dict[str, Finder]:
 
     Ways through a detector share its features of an image, so that the first of them is the slowest.
     """
+    fitted = read_scorer(settings.scorer_file) if settings.scorer_file else None
     grounding = None
     if settings.detector is not None or not model.capabilities.text:
-        grounding = _grounding(model, settings, settings.detector)
-    found = {"full": _finder(model, grounding)}
-    return found | _compared(model, settings, grounding) if settings.ablate else found
+        grounding = _grounding(settings, settings.detector, model, fitted)
+    full = _Way(model, grounding, fitted)
+    found: dict[str, Finder] = {"full": full}
+    return found | _compared(full, settings) if settings.ablate else found
 
 
-def _compared(model: Model, settings: TextSettings, grounding: Grounding | None) -> dict[str, Finder]:
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """`segment` with a detector or without, and what it is told about names."""
+
+    model: Model
+    grounding: Grounding | None
+    fitted: FittedScorer | None
+    cleanup: str | None = "adaptive"
+
+    def __call__(self, image: Image, names: Sequence[str]) -> Masks:
+        prompts = [Prompt.text(name) for name in names]
+        wanted = with_thresholds(prompts, self.fitted) if self.fitted else prompts
+        return segment(image, wanted, model=self.model, detector=self.grounding, cleanup=self.cleanup)
+
+
+def _compared(full: _Way, settings: TextSettings) -> dict[str, Finder]:
     """Without each component in turn; of a model that knows text also its bare score map, and the way of all others."""
-    found = {f"clean-up {name}": _finder(model, grounding, cleanup) for name, cleanup in _CLEANUPS.items()}
+    model, grounding = full.model, full.grounding
+    found: dict[str, Finder] = {f"clean-up {name}": replace(full, cleanup=kind) for name, kind in _CLEANUPS.items()}
     if grounding is not None:
         for label, change in _WITHOUT.items():
             less = replace(grounding, settings=replace(grounding.settings, **change))
-            found[f"without {label}"] = _finder(model, less)
+            found[f"without {label}"] = replace(full, grounding=less)
     elif model.capabilities.points:
-        found["through windows"] = _finder(model, _grounding(model, settings, "windows"))
+        found["through windows"] = replace(full, grounding=_grounding(settings, "windows", model, full.fitted))
     if model.capabilities.text:
         found["score map"] = lambda image, names: score_map_instances(model, image, names)
         found["score map, any presence"] = lambda image, names: score_map_instances(model, image, names, presence=0.0)
@@ -132,12 +160,15 @@ _WITHOUT: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _grounding(model: Model, settings: TextSettings, detector: str | None) -> Grounding:
-    return load_grounding(detector, scorer=settings.scorer, model=model, device=settings.device)
-
-
-def _finder(model: Model, grounding: Grounding | None, cleanup: str | None = "adaptive") -> Finder:
-    return lambda image, names: segment(image, text=names, model=model, detector=grounding, cleanup=cleanup)
+def _grounding(settings: TextSettings, detector: str | None, model: Model, fitted: FittedScorer | None) -> Grounding:
+    members = [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())]
+    return load_grounding(
+        detector,
+        scorer=settings.scorer or members,
+        settings=as_settings(fitted, settings.quality, settings.box_threshold),
+        model=model,
+        device=settings.device,
+    )
 
 
 def evaluate_text(ways: Mapping[str, Finder], settings: TextSettings) -> Iterator[TextRecord]:

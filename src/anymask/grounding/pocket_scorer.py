@@ -4,6 +4,7 @@ The map is the probability of the name at each place (`Grounded.semantic_logits`
 that is nowhere all of it is low.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +14,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anymask.models.feature_cache import FeatureCache
-from anymask.models.protocol import EncodedText, Model
+from anymask.models.protocol import Model
 from anymask.ops import resize
 from anymask.ops.grids import CropBox
-from anymask.types import Frame, Image, Prompt
+from anymask.types import Frame, Image, Prompt, Size
 
+HELD = 16  # windows whose grids are remembered: an image is judged, and judged again, by what it was searched with
 RING = 0.35  # width of what counts as right around a mask, in sides of a square as large as the mask
+
+_Key = tuple[int, Size | None, CropBox, tuple[str, ...]]
+_Held = tuple[Image, Float[np.ndarray, "k gh gw"]]  # the image, so that what it is known by is not given to another
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,7 @@ class PocketScorer:
     model: Model
     cache: FeatureCache = field(default_factory=FeatureCache)
     notes: tuple[str, ...] = ()
+    _held: OrderedDict[_Key, _Held] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.model.capabilities.text:
@@ -42,8 +48,7 @@ class PocketScorer:
         self, image: Image, windows: Sequence[CropBox], names: Sequence[str]
     ) -> list[Float[np.ndarray, "k gh gw"]]:
         """Presence times probability of each name at every cell of a window, 0 to 1."""
-        text = self._encode_text(names)
-        return [self._grids(image, window, text) for window in windows]
+        return [self._grids(image, window, tuple(names)) for window in windows]
 
     def score_masks(
         self, image: Image, masks: Bool[np.ndarray, "n h w"], names: Sequence[str]
@@ -52,15 +57,24 @@ class PocketScorer:
 
         0 to 1. The mean inside alone ranks a part of an object, or a mask much too large, above the object.
         """
-        grids = self._grids(image, None, self._encode_text(names))
+        grids = self._grids(image, (0, 0, *image.size[::-1]), tuple(names))
         rows = [_contrast(grids, resize.cover(mask, (grids.shape[1], grids.shape[2]))) for mask in masks]
         return np.asarray(rows, np.float32).reshape(len(masks), len(names))
 
-    def _encode_text(self, names: Sequence[str]) -> EncodedText:
-        return self.model.encode_text([Prompt.text(name) for name in names])
+    def _grids(self, image: Image, window: CropBox, names: tuple[str, ...]) -> Float[np.ndarray, "k gh gw"]:
+        """Computed once for what was asked for lately; an image is known by its array of pixels."""
+        key = (id(image.pixels), getattr(self.model, "input_size", None), window, names)
+        if key not in self._held:
+            self._held[key] = image, self._computed(image, window, names)
+        self._held.move_to_end(key)
+        while len(self._held) > HELD:
+            self._held.popitem(last=False)
+        return self._held[key][1]
 
-    def _grids(self, image: Image, window: CropBox | None, text: EncodedText) -> Float[np.ndarray, "k gh gw"]:
-        features = self.cache.encode(self.model, image, window)
+    def _computed(self, image: Image, window: CropBox, names: tuple[str, ...]) -> Float[np.ndarray, "k gh gw"]:
+        whole = window == (0, 0, *image.size[::-1])
+        features = self.cache.encode(self.model, image, None if whole else window)
+        text = self.model.encode_text([Prompt.text(name) for name in names])
         found = self.model.ground(features, text, instances=False)
         return np.stack(
             [one.presence * _content(one.semantic_logits.sigmoid(), features.frame).numpy() for one in found]

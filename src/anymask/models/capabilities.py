@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from anymask.models.protocol import Capabilities, Thresholds
+from anymask.models.protocol import Capabilities, Model, Thresholds
+from anymask.types import Prompt
 
 _POINTS = {
     "points": "of a lone click the surest of three masks (whole, part, subpart); of several clicks the single mask",
@@ -50,3 +51,9 @@ SAM3_DETECTOR = replace(SAM3, points=False, boxes=False, masks=False, notes={**_
 def knows_no_text(name: str) -> ValueError:
     """The refusal of a text by a model that knows none."""
     return ValueError(f"{name} knows no text: use pocket or sam3, or prompt with points, boxes or a mask")
+
+
+def presence_threshold(model: Model, prompt: Prompt) -> float:
+    """From which presence on the name counts: learned for it, or that of the model."""
+    learned = prompt.learned.thresholds if prompt.learned else {}
+    return float(learned.get(model.name, model.capabilities.thresholds.presence))

@@ -12,9 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anymask.models.capabilities import presence_threshold
 from anymask.models.decode import CANDIDATES, PromptTensors, Stage
 from anymask.models.efficientnet import NORM_AFTER
 from anymask.models.pocket_files import read_network, read_text_tower, save_pocket
+from anymask.models.pocket_names import NameStage, PocketName
 from anymask.models.pocket_network import (
     PocketConfig,
     PocketFeatures,
@@ -32,7 +34,6 @@ from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Prompt, Size
 
 MASK_LOGIT = 6.0  # of a bool mask given as a prompt, as in training
-MOST_PEAKS = 32  # instances sought for one name
 MOST_STAGES = 6  # decodes of one prompt of many clicks
 DRAWN_ON = ("s16", "s8", "s4")  # features that prompts are drawn on
 CHUNK = 32  # prompts decoded at once: more gain nothing on a CPU and cost memory
@@ -184,18 +185,27 @@ class PocketModel(PromptableModel):
     def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
         """As the base's, with the tokens of the name that the prompts share."""
         tensors = super().tensors(frames, prompts)
-        return replace(tensors, text=self._encode_one_text(prompts[0])) if _is_named(prompts[0]) else tensors
+        return replace(tensors, text=self._encode_texts(prompts[:1])[0]) if _is_named(prompts[0]) else tensors
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
-        """Names through the text tower; a concept's learned vectors stand where its words would."""
-        tokens = tuple(self._encode_one_text(prompt) for prompt in prompts)
-        return EncodedText(tuple(prompt.title for prompt in prompts), {"tokens": tokens})
+        """Names through the text tower; a concept's learned vectors stand where its words would.
+
+        Each with the presence from which on it counts: below, `ground` makes no instances of it.
+        """
+        tokens = self._encode_texts(prompts)
+        presence = tuple(presence_threshold(self, prompt) for prompt in prompts)
+        return EncodedText(tuple(prompt.title for prompt in prompts), {"tokens": tokens, "presence": presence})
 
     @torch.inference_mode()
     def ground(self, features: Features, text: EncodedText, instances: bool = True) -> list[Grounded]:
-        """The union of each name from a text-only decode, then one decode per peak of it for the instances."""
-        return [self._ground_one(features.tensors, tokens, instances) for tokens in text.tensors["tokens"]]
+        """As `pocket_names` finds them, those likely there; what is not made is far below 0, or has no row.
+
+        With `instances` that goes by the presence that came with each name, else by one that is negligible.
+        """
+        pairs = zip(text.tensors["tokens"], text.tensors["presence"], strict=True)
+        stage = NameStage(self.network, PocketFeatures(**features.tensors), THRESHOLDS.instance)
+        return stage.ground([PocketName(tokens, presence) for tokens, presence in pairs], instances)
 
     def _measure(self) -> None:
         h, w = self.input_size = self.network.config.input_size
@@ -273,41 +283,29 @@ class PocketModel(PromptableModel):
             text_mask=(torch.arange(slots, device=device) < len(text)).expand(n, -1),
         )
 
-    def _encode_one_text(self, prompt: Prompt) -> Float[Tensor, "l t"]:
+    def _encode_texts(self, prompts: Sequence[Prompt]) -> tuple[Float[Tensor, "l t"], ...]:
+        """Each name's tokens; names of one length go through the tower together, so that none is padded."""
+        embeddings, found = [self._embedded(prompt) for prompt in prompts], dict[int, Tensor]()
+        for length in {len(one) for one in embeddings}:
+            alike = [i for i, one in enumerate(embeddings) if len(one) == length]
+            whole = torch.ones(len(alike), length, dtype=torch.bool, device=self.device)
+            tokens = self.tower.encode_embeddings(torch.stack([embeddings[i] for i in alike]), whole).tokens
+            found.update(zip(alike, tokens, strict=True))
+        return tuple(found[i] for i in range(len(prompts)))
+
+    def _embedded(self, prompt: Prompt) -> Float[Tensor, "l c"]:
+        """The words of a name, or a concept's vectors between the marks of beginning and end."""
         if prompt.vectors is None:
             if not prompt.title:
                 raise ValueError("a text prompt must have a name or a concept")
-            ids, mask = (tensor.to(self.device) for tensor in self.tokenizer([prompt.title]))
-            tokens: Tensor = self.tower(ids, mask).tokens[0]
-            return tokens
+            words: Tensor = self.tower.token_embeddings(self.tokenizer([prompt.title])[0].to(self.device))[0]
+            return words
         learned = torch.from_numpy(np.asarray(prompt.vectors, np.float32)).to(self.device)
         if learned.shape[1] != self.tower.config.width:
             made = f"made for {prompt.learned.base_model if prompt.learned else ''} with vectors of {learned.shape[1]}"
             raise ValueError(f"a concept for pocket must have vectors of {self.tower.config.width}, got one {made}")
-        ids, _ = self.tokenizer([""])  # the marks of beginning and end, around the learned vectors
-        ends = self.tower.token_embeddings(ids.to(self.device))[0]
-        embeddings = torch.cat([ends[:1], learned, ends[-1:]])[None]
-        whole = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=self.device)
-        learned_tokens: Tensor = self.tower.encode_embeddings(embeddings, whole).tokens[0]
-        return learned_tokens
-
-    def _ground_one(self, features: Mapping[str, Tensor], text: Float[Tensor, "l t"], instances: bool) -> Grounded:
-        """One decode of the name alone, then one per peak of its union; what repeats or leaves the union is dropped."""
-        output = self._decode(features, *self._clicked(torch.zeros(1, 0, 2, device=self.device), text))
-        semantic, presence = output.logits[0, 0], float(output.presence[0].sigmoid())
-        peaks = _peaks(semantic)[: MOST_PEAKS if instances else 0]
-        if not len(peaks):
-            return Grounded(presence, semantic.cpu(), semantic[None][:0].cpu(), torch.zeros(0))
-        output = self._decode(features, *self._clicked(((peaks.flip(1).float() + 0.5) * 4)[:, None], text))
-        logits, scores = output.logits[:, 0], output.predicted_iou[:, 0]
-        kept = _distinct(logits > 0, scores, semantic > 0)
-        return Grounded(presence, semantic.cpu(), logits[kept].cpu(), scores[kept].cpu())
-
-    def _clicked(self, points: Float[Tensor, "n p 2"], text: Tensor) -> tuple[Int[Tensor, "n"], PromptTensors]:
-        """The one image for each row, and its clicks in model pixels with the name."""
-        rows = torch.zeros(len(points), dtype=torch.long, device=self.device)
-        labels = torch.ones(points.shape[:2], dtype=torch.long, device=self.device)
-        return rows, PromptTensors(points, labels, text=text)
+        ends = self.tower.token_embeddings(self.tokenizer([""])[0].to(self.device))[0]
+        return torch.cat([ends[:1], learned, ends[-1:]])
 
 
 def _no_text() -> tuple[TextTower, Tokenizer]:
@@ -345,25 +343,3 @@ def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -
 
 def _is_named(prompt: Prompt) -> bool:
     return prompt.name is not None or prompt.learned is not None
-
-
-def _peaks(semantic: Float[Tensor, "lh lw"]) -> Int[Tensor, "k 2"]:
-    """Cells (y x) deep inside the parts of the union: local maxima of its smoothed probability, surest first."""
-    probs = functional.avg_pool2d(semantic.sigmoid()[None, None], 5, 1, 2)[0, 0]
-    highest = functional.max_pool2d(probs[None, None], 9, 1, 4)[0, 0]
-    found = ((probs == highest) & (probs > 0.4)).nonzero()
-    order = probs[found[:, 0], found[:, 1]].argsort(descending=True)
-    return found[order]
-
-
-def _distinct(masks: Tensor, scores: Tensor, union: Tensor, overlap: float = 0.5) -> Int[Tensor, "k"]:
-    """Rows mostly on the union, best first, none sharing `overlap` or more of the smaller mask with a better row."""
-    flat = masks.flatten(1).float()
-    areas = flat.sum(1)
-    on_union = (flat @ union.flatten().float()) / areas.clamp(min=1)
-    shared = (flat @ flat.T) / torch.minimum(areas[:, None], areas[None]).clamp(min=1)
-    kept: list[int] = []
-    for row in (scores * on_union).argsort(descending=True).tolist():
-        if areas[row] > 0 and on_union[row] > 0.5 and all(shared[row, other] < overlap for other in kept):
-            kept.append(row)
-    return torch.tensor(kept, dtype=torch.long, device=masks.device)

@@ -25,6 +25,7 @@ from anymask.types import Size
 
 COARSEST = 32  # stride of the encoder's last level
 DRAWN_CHANNELS = 7  # positive disks, negative disks, box filled, box edge, previous mask, "has a mask", text score
+PLACE_CHANNELS = 4  # of them those of clicks and boxes
 
 
 @dataclass(frozen=True)
@@ -284,11 +285,21 @@ class PocketDecoder(nn.Module):
         s4: Float[Tensor, "n d4 qh qw"],
     ) -> Float[Tensor, "n m qh qw"]:
         """Logits of every mask token; `s8` and `s4` are the pyramid with the drawn prompt."""
-        coarse = image.transpose(1, 2).unflatten(2, self.config.grid)
+        return self.upscale(tokens, image.transpose(1, 2).unflatten(2, self.config.grid), s8, s4)
+
+    def upscale(
+        self,
+        tokens: Float[Tensor, "n k d"],
+        coarse: Float[Tensor, "n d gh gw"],
+        s8: Float[Tensor, "n d8 eh ew"],
+        s4: Float[Tensor, "n d4 qh qw"],
+        count: int | None = None,
+    ) -> Float[Tensor, "n m qh qw"]:
+        """As `masks`, of the first `count` mask tokens or all, for the whole image or a window of it."""
         s8 = self.mix8(self.norm8(self.up8(coarse) + s8))
         s4 = self.mix4(self.norm4(self.up4(s8) + s4))
         mask_tokens = self._mask_tokens(tokens)
-        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
+        hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.hypernetworks[:count])], dim=1)
         logits: Tensor = (hyper @ s4.flatten(2)).unflatten(2, s4.shape[2:])
         return logits
 
@@ -347,7 +358,10 @@ class Drawing(nn.Module):
 
     def spread(self, maps: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
         """Drawn maps as features at strides 4, 8 and 16."""
-        drawn4 = self.conv4(maps)
+        return self.coarsen(self.conv4(maps))
+
+    def coarsen(self, drawn4: Float[Tensor, "n d4 qh qw"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from those at stride 4 on."""
         drawn8 = self.conv8(drawn4)
         return drawn4, drawn8, self.conv16(drawn8)
 
@@ -355,15 +369,22 @@ class Drawing(nn.Module):
         """The maps themselves, `DRAWN_CHANNELS` of them, each about -1 to 1."""
         h, w = (side // 4 for side in self.config.input_size)
         down, across = ((torch.arange(side, device=score_map.device) + 0.5) * 4 for side in (h, w))
+        mask = torch.where(prompts.has_mask[:, None, None], torch.tanh(prompts.masks / 4), 0.0)
+        has_mask = prompts.has_mask[:, None, None].to(mask.dtype).expand_as(mask)
+        scores = functional.interpolate(score_map[:, None], size=(h, w), mode="bilinear")[:, 0]
+        own = torch.stack([mask, has_mask, torch.tanh(scores / 4)], dim=1)
+        return torch.cat([self.draw_places(prompts, down, across), own], dim=1)
+
+    def draw_places(
+        self, prompts: PocketPrompts, down: Float[Tensor, "qh"], across: Float[Tensor, "qw"]
+    ) -> Float[Tensor, "n c qh qw"]:
+        """The first `PLACE_CHANNELS` maps, at these y and x; they fade within 32 pixels of a click, 16 of a box."""
         positive, negative = (self._disks(prompts, down, across, label) for label in (1, 0))
         inside = self._box_distance(prompts.boxes, down, across)
         has_box = prompts.has_box[:, None, None]
         filled = torch.where(has_box, torch.sigmoid(inside), 0.0)
         edge = torch.where(has_box, torch.exp(-((inside / 4) ** 2)), 0.0)
-        mask = torch.where(prompts.has_mask[:, None, None], torch.tanh(prompts.masks / 4), 0.0)
-        has_mask = prompts.has_mask[:, None, None].to(mask.dtype).expand_as(mask)
-        scores = functional.interpolate(score_map[:, None], size=(h, w), mode="bilinear")[:, 0]
-        return torch.stack([positive, negative, filled, edge, mask, has_mask, torch.tanh(scores / 4)], dim=1)
+        return torch.stack([positive, negative, filled, edge], dim=1)
 
     def _disks(
         self, prompts: PocketPrompts, down: Float[Tensor, "qh"], across: Float[Tensor, "qw"], label: int
