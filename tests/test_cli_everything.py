@@ -186,12 +186,16 @@ def test_coco_says_what_made_the_masks(here, capsys):
     assert made_with["stability_score_thresh"] == own.stability
 
 
-@pytest.mark.parametrize("change", ["settings", "weights", "a file is gone", "another photo", "no result of ours"])
+@pytest.mark.parametrize(
+    "change", ["settings", "weights", "resize", "a file is gone", "another photo", "no result of ours"]
+)
 def test_resume_does_again_what_is_not_done_so(here, capsys, monkeypatch, change):
     run(capsys, "photos", *LOOSE, "-o", "out")
     words = ["photos", *LOOSE, "-o", "out", "--resume"]
     if change == "settings":
         words += ["--crop-nms-thresh", "0.5"]
+    elif change == "resize":
+        words += ["--resize", "64"]
     elif change == "weights":
         monkeypatch.setattr("anymask.models.digests.digest_of_weights", lambda _: "another")
     elif change == "a file is gone":
@@ -207,7 +211,7 @@ def test_resume_does_again_what_is_not_done_so(here, capsys, monkeypatch, change
     )
     code, _, err = run(capsys, *words)
     assert (code, err) == (0, "")
-    assert again == (["one", "two"] if change in ("settings", "weights") else ["one"])
+    assert again == (["one", "two"] if change in ("settings", "weights", "resize") else ["one"])
     assert saved() == files_of("one", "two")
 
 
@@ -266,7 +270,7 @@ def test_one_bad_file_does_not_stop_the_others(here, capsys):
         (["--pred-iou-thresh", "2"], "pred_iou_thresh must be a number from 0 to 1, got 2"),
         (["--crop-n-layers", "-1"], "crop_n_layers must be a whole number from 0 to "),
         (["--crop-overlap-ratio", "1"], "crop_overlap_ratio must be a number from 0 to less than 1, got 1"),
-        (["--format", "gif", "-o", "out"], "a format must be one of coco, overlay, sheet, panels, labelmap, png, "),
+        (["--format", "gif", "-o", "out"], "a format must be one of coco, original, overlay, sheet, panels, masks, "),
         (["--format", "coco"], "--format needs -o: a folder to save results in"),
         (["--prefix", "a/b", "-o", "out"], "--prefix must be a part of a file name, got 'a/b'"),
         (["--resume"], "--resume needs -o: the folder with the results of the earlier run"),

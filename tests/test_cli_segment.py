@@ -223,7 +223,7 @@ def asked(monkeypatch, model=None) -> list:
         return Masks.empty(image.size)
 
     monkeypatch.setattr("anymask.segmentation.segment", segment)
-    monkeypatch.setattr("anymask.segmentation.check_understood", lambda model, prompts: None)  # pocket stands in
+    monkeypatch.setattr("anymask.asking.check_understood", lambda *_: None)  # pocket stands in
     return seen
 
 
@@ -283,7 +283,7 @@ def test_results_never_overwrite_an_exemplar(here, capsys):
 WRONG = {
     "no prompt": (
         ["photo.jpg"],
-        "nothing to segment: give a --point, --box, --mask, --text or --exemplar (see anymask segment --help)",
+        "nothing to segment: give a --point, --box, --mask, --text, --concept or --exemplar (see anymask segment --help)",
     ),
     "missing file": (["nowhere.jpg", "--point", "1,1"], "no such file or folder: nowhere.jpg"),
     "outside": (
@@ -336,7 +336,37 @@ WRONG = {
     ),
     "zoom on a text": (
         ["photo.jpg", "--text", "cat", "--zoom"],
-        "zoom is for points, boxes and masks: a text has none of them",
+        "pocket finds texts itself, at one size: zoom is for points, boxes, masks, a detector",
+    ),
+    "a scorer without a detector": (
+        ["photo.jpg", "--text", "cat", "--scorer", "pocket"],
+        "--scorer is for names that a detector finds, and this model finds names itself: add --detector",
+    ),
+    "a threshold without a text": (
+        ["photo.jpg", "--point", "1,1", "--box-threshold", "0.2"],
+        "--box-threshold is for names that a detector finds, and there is no --text",
+    ),
+    "a threshold out of range": (
+        ["photo.jpg", "--text", "cat", "--detector", "windows", "--box-threshold", "2"],
+        "box_threshold must be from 0 to 1, got 2",
+    ),
+    "an unknown detector": (
+        ["photo.jpg", "--text", "cat", "--detector", "ground-dino"],
+        "unknown detector 'ground-dino'",
+    ),
+    "an unknown clean-up": (
+        ["photo.jpg", "--text", "cat", "--cleanup", "soap"],
+        "cleanup must be adaptive, classic or None, got 'soap'",
+    ),
+    "a name that is refused": (
+        ["photo.jpg", "--text", "cat", "--not-text", "Cat"],
+        "'Cat' is asked for and refused at once",
+    ),
+    "no concept file": (["photo.jpg", "--concept", "no.safetensors"], "no such file: no.safetensors"),
+    "no scorer file": (["photo.jpg", "--text", "cat", "--scorer-file", "no.json"], "no.json"),
+    "zoom in tiles": (
+        ["photo.jpg", "--box", "1,1,9,9", "--zoom", "--tile", "64"],
+        "tile and zoom both look closer: ask for one of them",
     ),
     "no mask file": (["photo.jpg", "--mask", "nowhere.png"], "no such file: nowhere.png"),
     "two masks": (
@@ -351,12 +381,21 @@ WRONG = {
     "unknown device": (["photo.jpg", "--point", "1,1", "--device", "tpu"], None),
     "unknown format": (
         ["photo.jpg", "--point", "1,1", "-o", "out", "--format", "gif"],
-        "a format must be one of coco, overlay, sheet, panels, labelmap, png, yolo, labelme, npz, got 'gif'",
+        f"a format must be one of {', '.join(exports.FORMATS)}, got 'gif'",
     ),
     "format for nothing": (
         ["photo.jpg", "--point", "1,1", "--format", "png"],
         "--format needs -o: a folder to save results in",
     ),
+    "resize for nothing": (
+        ["photo.jpg", "--point", "1,1", "--resize", "100"],
+        "--resize needs -o: a folder to save results in",
+    ),
+    "resize to nothing": (
+        ["photo.jpg", "--point", "1,1", "-o", "out", "--resize", "63"],
+        "the longer side of pictures must be at least 64 pixels, got 63",
+    ),
+    "resize to a word": (["photo.jpg", "--point", "1,1", "-o", "out", "--resize", "small"], None),
     "prefix with a folder": (
         ["photo.jpg", "--point", "1,1", "-o", "out", "--prefix", "../x"],
         "--prefix must be a part of a file name, got '../x'",
@@ -371,7 +410,7 @@ WRONG = {
     ),
     "not-text alone": (
         ["photo.jpg", "--point", "1,1", "--not-text", "dog"],
-        "--not-text needs a --text: it says what not to take for it",
+        "--not-text needs a --text or a --concept: it says what not to take for it",
     ),
     "empty text": (["photo.jpg", "--text", " "], "a text prompt must name something, got an empty text"),
     "bad limit": (["photo.jpg", "photos", "--point", "1,1", "--limit", "0"], "limit must be at least 1, got 0"),
@@ -505,6 +544,66 @@ def test_results_never_overwrite_an_input_or_each_other(here, capsys):
     same = "other.png and photos/other.png would both be saved as out/other.json"
     assert (code, err) == (2, f"anymask segment: {same}: use two runs, with another -o or --prefix\n")
     assert saved() == []
+
+
+def found(monkeypatch) -> None:
+    """Every photo holds one object, its lower right quarter."""
+
+    def segment(image, prompts, **settings):
+        mask = np.zeros((1, *image.size), bool)
+        mask[0, image.size[0] // 2 :, image.size[1] // 2 :] = True
+        return Masks.from_dense(mask)
+
+    monkeypatch.setattr("anymask.segmentation.segment", segment)
+
+
+def test_masks_and_original_are_saved_and_pictures_reduced(here, capsys, monkeypatch):
+    found(monkeypatch)
+    PillowImage.new("RGB", (400, 300)).save("photo.jpg")
+    formats = [word for name in ("masks", "original", "overlay", "coco") for word in ("--format", name)]
+    words = ["photo.jpg", "--object", "5", "--box", "40,30,360,280", "-o", "out", "--resize", "100", *formats]
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, err) == (0, "")
+    assert saved() == ["photo.json", "photo.masks", "photo.original.png", "photo.overlay.png"]
+    assert saved("out/photo.masks") == ["005.png"]
+    for name in ("original", "overlay"):
+        assert anymask.read_image(f"out/photo.{name}.png").size == (75, 100)
+    [mask] = json.loads(out)[0]["masks"]
+    drawn = anymask.read_image("out/photo.masks/005.png").pixels[:, :, 0]
+    assert drawn.shape == (300, 400)
+    assert int((drawn == 255).sum()) == mask["area"] == 150 * 200
+
+
+def test_what_was_saved_among_photos_is_no_photo(here, capsys):
+    words = ["photos/**", "--point", "3,3", "-o", "photos", "--format", "masks", "--format", "original", "--json"]
+    for _ in range(2):
+        code, out, err = run(capsys, *words)
+        assert (code, [row["file"] for row in json.loads(out)]) == (0, ["photos/one.jpg", "photos/two.jpg"])
+    assert err == "anymask: 4 pictures in photos are results of an earlier run: left out\n"
+    found = ["one.jpg", "one.masks", "one.original.png", "two.jpg", "two.masks", "two.original.png"]
+    assert saved("photos") == found
+
+
+def test_a_folder_of_masks_never_replaces_one_that_holds_an_input(here, capsys, monkeypatch):
+    found(monkeypatch)
+    run(capsys, "photo.jpg", "--box", "3,3,30,25", "-o", "out", "--format", "masks")
+    assert saved("out/photo.masks") == ["001.png"]
+    words = ["photo.jpg", "--mask", "out/photo.masks/001.png", "--point", "9,9", "-o", "out", "--format", "masks"]
+    code, _, err = run(capsys, *words)
+    told = "out/photo.masks would overwrite an input: give another -o, or a --prefix"
+    assert (code, err) == (2, f"anymask segment: {told}\n")
+    assert saved("out/photo.masks") == ["001.png"]
+    assert run(capsys, *words, "--prefix", "again-")[0] == 0
+
+
+def test_a_full_disk_leaves_no_folder_of_masks_either(here, capsys, monkeypatch):
+    def full(path, image):
+        raise OSError(errno.ENOSPC, f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(exports, "write_image", full)
+    words = ["photo.jpg", "--box", "3,3,30,25", "-o", "out", "--format", "masks", "--format", "overlay"]
+    code, out, _ = run(capsys, *words)
+    assert (code, out, saved()) == (2, "", [])
 
 
 def test_the_same_file_twice_is_one_input(here, capsys):

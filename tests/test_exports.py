@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 from anymask.data.archives import read_npz, write_npz
+from anymask.data.binaries import read_masks_folder
 from anymask.data.coco import read_coco
 from anymask.data.detections import from_supervision, to_supervision
 from anymask.data.exports import FORMATS, lost_by, output_paths, save
@@ -128,23 +129,55 @@ def test_every_format_is_written_and_read(tmp_path):
         masks, IMAGE, tmp_path / "out", "a", list(FORMATS), file_name="a.jpg", prompts=[Prompt.point(2.0, 2.0)]
     )
     assert [path.name for path in written] == [
-        "a.json", "a.overlay.png", "a.sheet.png", "a.panels.png", "a.labelmap.png", "a.png", "a.txt",
-        "a.labelme.json", "a.npz",
+        "a.json", "a.original.png", "a.overlay.png", "a.sheet.png", "a.panels.png", "a.masks", "a.labelmap.png",
+        "a.png", "a.txt", "a.labelme.json", "a.npz",
     ]  # fmt: skip
-    assert written == list(output_paths(tmp_path / "out", "a", list(FORMATS)).values())
-    coco = read_coco(written[0])
+    paths = output_paths(tmp_path / "out", "a", list(FORMATS))
+    assert written == list(paths.values())
+    coco = read_coco(paths["coco"])
     assert coco.images[0].file_name == "a.jpg"
     assert_same(coco.masks(coco.images[0]), masks, "scores", "labels", "ids")
-    assert read_image(written[1]).size == masks.size
-    assert min(read_image(written[2]).size) > 100
-    assert min(read_image(written[3]).size) > 100
-    assert_same(read_labelmap(written[4]), masks, "ids")
-    assert_same(read_labelmap(written[5]), masks, "ids")
+    np.testing.assert_array_equal(read_image(paths["original"]).pixels, IMAGE.pixels)
+    assert read_image(paths["overlay"]).size == masks.size
+    assert min(read_image(paths["sheet"]).size) > 100
+    assert min(read_image(paths["panels"]).size) > 100
+    assert_same(read_masks_folder(paths["masks"]), masks, "labels", "ids")
+    assert_same(read_labelmap(paths["labelmap"]), masks, "ids")
+    assert_same(read_labelmap(paths["png"]), masks, "ids")
     classes = read_classes(tmp_path / "out" / "classes.txt")
-    assert_same(read_yolo(written[6], masks.size, classes), masks, "labels", "ids")
-    assert_same(read_labelme(written[7]), masks, "labels", "ids", "scores")
-    assert_same(read_npz(written[8]), masks, *COLUMNS)
+    assert_same(read_yolo(paths["yolo"], masks.size, classes), masks, "labels", "ids")
+    assert_same(read_labelme(paths["labelme"]), masks, "labels", "ids", "scores")
+    assert_same(read_npz(paths["npz"]), masks, *COLUMNS)
     assert sorted(os.listdir(tmp_path / "out")) == sorted([*(path.name for path in written), "classes.txt"])
+
+
+def test_pictures_for_people_are_reduced_and_masks_are_not(tmp_path):
+    """A bright square in the lower right quarter, with a click in its middle, at a third of the size."""
+    image = Image(np.full((240, 300, 3), 90, np.uint8), "photo")
+    dense = np.zeros((1, 240, 300), bool)
+    dense[0, 120:230, 150:290] = True
+    image.pixels[dense[0]] = 230
+    masks = Masks.from_dense(dense, labels=["a"])
+    click = [Prompt.point(220, 175)]
+    paths = output_paths(tmp_path, "a", list(FORMATS))
+    save(masks, image, tmp_path, "a", list(FORMATS), prompts=click, picture_side=100)
+    sizes = {name: read_image(paths[name]).size for name in ("original", "overlay", "sheet", "panels")}
+    assert sizes["original"] == sizes["overlay"] == (80, 100)
+    assert max(sizes["sheet"]) == max(sizes["panels"]) == 100
+    original, overlay = (read_image(paths[name]).pixels for name in ("original", "overlay"))
+    assert (original[60, 90] == 230).all() and (original[20, 20] == 90).all()
+    changed = (original != overlay).any(axis=2)
+    assert changed[45:75, 55:95].all() and not changed[:20].any() and not changed[:, :30].any()
+    assert (overlay[58, 73] == 255).all()  # the click
+    for name, read in (("masks", read_masks_folder), ("labelmap", read_labelmap), ("npz", read_npz)):
+        assert_same(read(paths[name]), masks, "ids")
+    coco = read_coco(paths["coco"])
+    assert_same(coco.masks(coco.images[0]), masks, "labels")
+
+
+def test_a_small_picture_is_not_enlarged(tmp_path):
+    original, overlay = save(two_squares(), IMAGE, tmp_path, "a", ["original", "overlay"], picture_side=64)
+    assert read_image(original).size == read_image(overlay).size == IMAGE.size
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -174,10 +207,12 @@ def test_coco_keeps_what_made_the_masks(tmp_path):
 
 
 def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="a format must be one of coco, overlay, sheet, .*, got 'jpeg'"):
+    with pytest.raises(ValueError, match="a format must be one of coco, original, overlay, .*, got 'jpeg'"):
         save(two_squares(), IMAGE, tmp_path, "a", ["coco", "jpeg"])
     with pytest.raises(ValueError, match=r"masks must have the size of the image, \(6, 8\) \(h, w\), got \(1, 1\)"):
         save(Masks.empty((1, 1)), IMAGE, tmp_path, "a")
+    with pytest.raises(ValueError, match="the longer side of pictures must be at least 64 pixels, got 63"):
+        save(two_squares(), IMAGE, tmp_path, "a", picture_side=63)
     with pytest.raises(ValueError, match="got 'jpeg'"):
         lost_by(two_squares(), "jpeg")
     assert os.listdir(tmp_path) == []
@@ -192,8 +227,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_formats_say_what_they_cannot_hold():
     plain = two_squares(labels=["a", "b"])
     assert {name: lost_by(plain, name) for name in FORMATS} == {
-        "coco": [], "overlay": [], "sheet": [], "panels": [], "labelmap": ["labels"], "png": ["labels"],
-        "yolo": [], "labelme": [], "npz": [],
+        "coco": [], "original": [], "overlay": [], "sheet": [], "panels": [], "masks": [], "labelmap": ["labels"],
+        "png": ["labels"], "yolo": [], "labelme": [], "npz": [],
     }  # fmt: skip
     dense = np.concatenate([two_squares().masks, np.zeros((1, 6, 8), bool), two_squares().masks[:1]])
     rich = Masks.from_dense(
@@ -217,6 +252,8 @@ def test_formats_say_what_they_cannot_hold():
         logits,
     ]
     assert lost_by(rich, "sheet") == ["1 empty masks"]
+    assert lost_by(rich, "masks") == ["scores", "stability", logits]
+    assert lost_by(two_squares(labels=["Café", "b"]), "masks") == ["the spelling of labels"]
     unlabelled = "masks without a label (they become 'object')"
     assert lost_by(rich, "yolo") == ["scores", unlabelled, "object ids", "1 empty masks", "stability", logits]
     shared = "which 1 masks are alternatives of others"
@@ -241,6 +278,15 @@ def test_what_is_not_lost_comes_back(folder, masks):
         if not lost_by(masks, name):
             (path,) = save(masks, Image(np.zeros((*masks.size, 3), np.uint8)), folder, "x", [name])
             assert_same(read(path), masks, "scores", "labels", "ids")
+
+
+@given(results().filter(len))
+def test_what_a_folder_of_masks_does_not_lose_comes_back(folder, masks):
+    inside = masks[np.argsort(masks.ids)]
+    lost = lost_by(inside, "masks")
+    (path,) = save(inside, Image(np.zeros((*masks.size, 3), np.uint8)), folder, "x", ["masks"])
+    kept = [name for name, words in (("scores", "scores"), ("labels", "the spelling of labels")) if words not in lost]
+    assert_same(read_masks_folder(path), inside, "ids", *kept)
 
 
 def test_reading_and_writing_files_needs_no_torch():

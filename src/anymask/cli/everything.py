@@ -66,7 +66,8 @@ def _work(args: argparse.Namespace, settings: "AutomaticSettings") -> Work:
         return collect(_followed(everything_steps(image, model, settings), advance), image.size).compact()
 
     def record(photo: Path) -> dict[str, Any]:
-        return {"photo": sha256_of(photo), **made_with()}
+        pictures = {"resize": args.resize} if args.resize else {}
+        return {"photo": sha256_of(photo), **made_with(), **pictures}
 
     def earlier(photo: Path, paths: Mapping[str, Path]) -> "Masks | None":
         return _earlier(paths, record(photo)) if args.resume else None
@@ -107,7 +108,7 @@ def _earlier(paths: Mapping[str, Path], record: dict[str, Any]) -> "Masks | None
     """The masks of an earlier run with this record of how they were made, if all of its files are there."""
     from anymask.data.coco import read_coco
 
-    if not all(path.is_file() for path in paths.values()):
+    if not all(path.exists() for path in paths.values()):
         return None
     try:
         found = read_coco(paths["coco"])

@@ -6,6 +6,7 @@ not at all.
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from anymask.models.protocol import Model
     from anymask.types import Image, Masks, Prompt
 
-FORMATS_HELP = "coco, overlay, sheet, panels, labelmap, png, yolo, labelme or npz (repeat; default: {})"
+FORMATS_HELP = (
+    "coco, original, overlay, sheet, panels, masks, labelmap, png, yolo, labelme or npz (repeat; default: {})"
+)
 EXIT_CODES = (
     "exit code 0: done; 1: some inputs failed (named); 2: wrong use, or nothing could be done; 130: interrupted"
 )
@@ -84,12 +87,14 @@ def add_photo_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_result_flags(parser: argparse.ArgumentParser, default_formats: Sequence[str]) -> argparse._ArgumentGroup:
-    """--output, --format and --prefix; their group."""
+    """--output, --format, --prefix and --resize; their group."""
     out = parser.add_argument_group("results")
     out.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="save results here; made if it is not there")
     formats_help = FORMATS_HELP.format(f"{', '.join(default_formats[:-1])} and {default_formats[-1]}")
     out.add_argument("--format", action="append", default=[], metavar="FORMAT", help=formats_help)
     out.add_argument("--prefix", default="", metavar="TEXT", help="put this before the name of every file saved")
+    resize_help = "reduce original, overlay, sheet and panels to at most N pixels a side; masks keep those of the photo"
+    out.add_argument("--resize", type=int, metavar="N", help=resize_help)
     return out
 
 
@@ -116,10 +121,14 @@ def run_photos(
 
 
 def _check_result_flags(args: argparse.Namespace) -> None:
-    if args.output is None and (args.format or args.prefix):
-        raise ValueError(f"--{'format' if args.format else 'prefix'} needs -o: a folder to save results in")
+    from anymask.data.reducing import check_picture_side
+
+    given = [flag for flag in ("format", "prefix", "resize") if getattr(args, flag) not in ([], "", None)]
+    if args.output is None and given:
+        raise ValueError(f"--{given[0]} needs -o: a folder to save results in")
     if Path(args.prefix).name != args.prefix:
         raise ValueError(f"--prefix must be a part of a file name, got {args.prefix!r}")
+    check_picture_side(args.resize)
 
 
 def _find_photos(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
@@ -140,15 +149,19 @@ def _find_photos(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
 
 
 def _without_results(photos: Sequence[Path], args: argparse.Namespace) -> list[Path]:
-    """Without what an earlier run drew and saved among the photos of a folder."""
+    """Without what an earlier run drew and saved among the photos of a folder, or below them (masks)."""
     from anymask.data.exports import FORMATS, output_paths
 
     if args.output is None:
         return list(photos)
-    drawn = [name for name, one in FORMATS.items() if one.ending.count(".") > 1]
+    others = [name for name in FORMATS if name != "png"]  # name.png may be a photo
     stems = [args.prefix + photo.stem for photo in photos]
-    results = {path.resolve() for stem in stems for path in output_paths(args.output, stem, drawn).values()}
-    kept = [photo for photo in photos if photo.resolve() not in results or str(photo) in args.inputs]
+    results = {path.resolve() for stem in stems for path in output_paths(args.output, stem, others).values()}
+    kept = [
+        photo
+        for photo in photos
+        if str(photo) in args.inputs or results.isdisjoint((photo.resolve(), photo.parent.resolve()))
+    ]
     if len(kept) < len(photos):
         say(f"anymask: {len(photos) - len(kept)} pictures in {args.output} are results of an earlier run: left out")
     return kept
@@ -163,7 +176,8 @@ def _checked_formats(
     from anymask.data.exports import output_paths
 
     formats = tuple(dict.fromkeys(args.format or default_formats))
-    inputs = {path.resolve() for path in [*photos, *map(Path, other_inputs)]}
+    read = [path.resolve() for path in [*photos, *map(Path, other_inputs)]]
+    inputs = {one for path in read for one in (path, *path.parents)}  # a folder of masks is replaced as a whole
     made_by: dict[Path, Path] = {}
     for photo in photos:
         for path in output_paths(args.output, args.prefix + photo.stem, formats).values():
@@ -255,10 +269,11 @@ def _save(run: _Run, work: Work, masks: "Masks", image: "Image", photo: Path) ->
             categories=work.categories,
             prompts=work.prompts,
             settings=work.record(photo),
+            picture_side=run.args.resize,
         )
     except BaseException:
         for path in new:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         raise
 
 

@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from anymask.data.drawing import draw, font, shades
+from anymask.data.reducing import resized_image, resized_masks
 from anymask.data.sheets import cutout, shortened
 from anymask.ops import rle
 from anymask.types import Image, Masks
@@ -83,21 +84,9 @@ class _Figure:
 
     def reduced(self, image: Image, masks: Masks) -> tuple[Image, Masks]:
         """Both as large as masks are drawn; of the masks those that are not empty."""
-        w, h = self.panel[0] * _FINE, self.panel[1] * _FINE
-        how = cv2.INTER_AREA if h < image.size[0] else cv2.INTER_CUBIC
+        size = self.panel[1] * _FINE, self.panel[0] * _FINE
         there = masks[np.flatnonzero(masks.areas)].compact()
-        rles = [_resized(one, (h, w)) for one in there.rles]
-        columns = {"scores": there.scores, "labels": there.labels, "ids": there.ids, "point_coords": there.point_coords}
-        pixels = np.asarray(cv2.resize(image.pixels, (w, h), interpolation=how))
-        return Image(pixels, image.name), Masks.from_rles(rles, (h, w), **columns)
-
-
-def _resized(one: rle.Rle, size: tuple[int, int]) -> rle.Rle:
-    """A mask at another size; one too small for it keeps the pixels that it touches."""
-    solid = rle.decode([one], (one["size"][0], one["size"][1]))[0].view(np.uint8)
-    cover = np.asarray(cv2.resize(255 * solid, size[::-1], interpolation=cv2.INTER_AREA))
-    kept = cover > 127
-    return rle.encode((kept if kept.any() else cover > 0)[None])[0]
+        return resized_image(image, size), resized_masks(there, size)
 
 
 def _flat(image: Image, masks: Masks) -> UInt8[np.ndarray, "h w 3"]:

@@ -133,6 +133,26 @@ def placed(one: Rle, corner: tuple[int, int], size: tuple[int, int]) -> Rle:
     return _from_borders(starts, stops, size)
 
 
+def resized(one: Rle, size: tuple[int, int]) -> Rle:
+    """The mask stretched to `size` (h, w): pixels that it covers by half; if there are none, those that it touches."""
+    (h, w), (x0, y0, x1, y1) = one["size"], boxes([one])[0].astype(int).tolist()
+    if x1 == x0:
+        return merge([], size)
+    # The new pixels that the box touches; their borders lie at xs and ys of the old ones.
+    left, right, top, bottom = x0 * size[1] // w, -(-x1 * size[1] // w), y0 * size[0] // h, -(-y1 * size[0] // h)
+    xs, ys = np.arange(left, right + 1) * w / size[1], np.arange(top, bottom + 1) * h / size[0]
+    runs = run_lengths(one)
+    ends, on = np.cumsum(np.append(0, runs)), np.cumsum(np.append(0, runs * (np.arange(len(runs)) % 2)))
+    # What the mask covers up to a place down the columns is linear between its runs: no pixel need be made.
+    columns = np.diff(np.interp(np.arange(x0, x1)[:, None] * h + ys, ends, on), axis=1)
+    places = np.clip(xs, x0, x1) - x0
+    whole = np.minimum(places.astype(int), x1 - x0 - 1)
+    before = np.cumsum(np.pad(columns, ((1, 0), (0, 0))), axis=0)[whole] + (places - whole)[:, None] * columns[whole]
+    cover = np.diff(before, axis=0).T * (size[0] * size[1] / (h * w))
+    kept = cover > 0.5 - 1e-9  # half, however it was summed
+    return encode_window(kept if kept.any() else cover > 0, left, top, size)
+
+
 def run_lengths(one: Rle) -> Int[np.ndarray, "k"]:
     """The lengths of the runs of an RLE, off first, down each column; `ValueError` unless they fill its size.
 

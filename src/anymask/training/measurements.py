@@ -125,7 +125,7 @@ def _judged(
     answers = _answers(model, grounding, image, question, rows) if model.capabilities.boxes else []
     flat = [one for candidates in answers for one in candidates]
     masks = np.stack([*(one.small for one in flat), *small[rows]])
-    scorers = members_of(grounding.scorer).values()
+    scorers = members_of(grounding.scorer).values() if grounding.scorer else ()
     probs = np.stack([scorer.score_masks(image, masks, question.names) for scorer in scorers])
     choices, start = [], 0
     for i, candidates in enumerate(answers):

@@ -20,8 +20,10 @@ from anymask.data.scorers import FittedScorer, write_scorer
 from anymask.evaluation import reports
 from anymask.evaluation.labelled import read_entry
 from anymask.evaluation.naming import draw_absent_names, present_names
-from anymask.grounding.loading import WINDOWS, load_grounding
+from anymask.grounding.loading import POCKET, WINDOWS, load_grounding
 from anymask.grounding.pipeline import Grounding
+from anymask.grounding.pocket_scorer import PocketScorer
+from anymask.grounding.protocol import Scorer
 from anymask.models.digests import digest_of_model
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
@@ -96,7 +98,9 @@ class ScorerFitting:
         self.grounding: Grounding = load_grounding(
             asked, scorer=settings.scorer, model=self.model, device=settings.device
         )
-        self.members = tuple(members_of(self.grounding.scorer))
+        self.scores: Scorer = self.grounding.scorer or PocketScorer(load(POCKET, settings.device), self.grounding.cache)
+        self.grounding = replace(self.grounding, scorer=self.scores)
+        self.members = tuple(members_of(self.scores))
         self.journal = Journal(settings.output / MEASURED, self._identity())
         self.journal.read()  # refuses one of another run before anything is written
 
@@ -113,7 +117,7 @@ class ScorerFitting:
     def remarks(self) -> list[str]:
         """What learns, from what."""
         whose = " and ".join(self._whose)
-        return [f"{len(self.entries)} images, scored by {self.grounding.scorer.name}; thresholds are for {whose}"]
+        return [f"{len(self.entries)} images, scored by {self.scores.name}; thresholds are for {whose}"]
 
     def images(self) -> Iterator[ScorerRecord]:
         """Measures image by image; every one is on the disk before its record comes. Unreadable ones are named."""
@@ -178,7 +182,7 @@ class ScorerFitting:
         thresholds = {self.model.name: self.model.capabilities.thresholds.presence}
         if self.detects:
             thresholds[self.grounding.detector.name] = self.grounding.detector.thresholds.box
-        weights = getattr(self.grounding.scorer, "weights", np.ones(1))
+        weights = getattr(self.scores, "weights", np.ones(1))
         floors = {self.grounding.detector.name} if self.detects else set()
         return Usual(
             self.members, np.asarray(weights, np.float64), {name: thresholds[name] for name in self._whose}, floors
@@ -189,7 +193,7 @@ class ScorerFitting:
     ) -> FittedScorer:
         counts = {"images": learned + held_out, "images_held_out": held_out, "failed_files": len(self.failed)}
         report = Report(
-            title=f"scorer {self.grounding.scorer.name} and thresholds of {' and '.join(self._whose)}",
+            title=f"scorer {self.scores.name} and thresholds of {' and '.join(self._whose)}",
             metrics={**metrics, **counts, "names_learned": len(whole.by_name()), "peak_rss_mb": reports.peak_rss_mb()},
             settings=reports.plain(self.settings),
             tables={"weights": whole.rows(self._usual), "names": [asdict(row) for row in whole.names]},
@@ -252,7 +256,7 @@ class ScorerFitting:
         return {
             "model": weights,
             "detector": self.grounding.detector.name if self.detects else "",
-            "scorer": self.grounding.scorer.name,
+            "scorer": self.scores.name,
             "annotations": sha256_of(self.settings.annotations),
             **{name: str(getattr(self.settings, name)) for name in kept},
         }
