@@ -283,7 +283,8 @@ def test_results_never_overwrite_an_exemplar(here, capsys):
 WRONG = {
     "no prompt": (
         ["photo.jpg"],
-        "nothing to segment: give a --point, --box, --mask, --text, --concept or --exemplar (see anymask segment --help)",
+        "nothing to segment: give a --point, --box, --mask, --text, --concept or --exemplar (see anymask segment"
+        " --help)",
     ),
     "missing file": (["nowhere.jpg", "--point", "1,1"], "no such file or folder: nowhere.jpg"),
     "outside": (
@@ -352,7 +353,9 @@ WRONG = {
     ),
     "an unknown detector": (
         ["photo.jpg", "--text", "cat", "--detector", "ground-dino"],
-        "unknown detector 'ground-dino'",
+        "unknown detector 'ground-dino': did you mean grounding-dino-tiny? the detectors that anymask knows by name are"
+        " grounding-dino-tiny, grounding-dino-base, mm-grounding-dino-tiny, mm-grounding-dino-base,"
+        " mm-grounding-dino-large, owlv2-base, owlv2-large; or give a hub id, folder or file",
     ),
     "an unknown clean-up": (
         ["photo.jpg", "--text", "cat", "--cleanup", "soap"],
@@ -360,10 +363,10 @@ WRONG = {
     ),
     "a name that is refused": (
         ["photo.jpg", "--text", "cat", "--not-text", "Cat"],
-        "'Cat' is asked for and refused at once",
+        "'Cat' is asked for and refused at once: take it out of the texts or the negative ones",
     ),
     "no concept file": (["photo.jpg", "--concept", "no.safetensors"], "no such file: no.safetensors"),
-    "no scorer file": (["photo.jpg", "--text", "cat", "--scorer-file", "no.json"], "no.json"),
+    "no scorer file": (["photo.jpg", "--text", "cat", "--scorer-file", "no.json"], "no such file: no.json"),
     "zoom in tiles": (
         ["photo.jpg", "--box", "1,1,9,9", "--zoom", "--tile", "64"],
         "tile and zoom both look closer: ask for one of them",

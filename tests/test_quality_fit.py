@@ -14,7 +14,7 @@ def measured(choices=(), looks=(), shares=()):
     return Measured("x.png", list(shares), list(choices), list(looks), [])
 
 
-def choices_of(criterion, images=40, noise=0.0, candidates=3):
+def images_of(criterion, images=40, noise=0.0, candidates=3):
     """Candidates whose real IoU is one criterion's value, the others noise."""
     rng, found = np.random.default_rng(0), []
     for _ in range(images):
@@ -26,14 +26,14 @@ def choices_of(criterion, images=40, noise=0.0, candidates=3):
         text = [values["text"].tolist()]
         columns = (iou, rng.random(candidates), share, values["compactness"], values["smoothness"])
         one = Choice(*(column.tolist() for column in columns), text)
-        found.append(measured([one]))
-    return Choices.of(found, ONE, SIZE)
+        found.append(measured([one], shares=SIZE))
+    return found
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_criterion_that_tells_gets_the_weight(criterion):
-    choices = choices_of(criterion)
-    fitted = fit_quality(choices, SIZE)
+    images = images_of(criterion)
+    choices, fitted = Choices.of(images, ONE, SIZE), fit_quality(images, ONE)
     assert getattr(fitted, criterion) == max(fitted.weights) >= 0.5
     assert sum(fitted.weights) == pytest.approx(1) and fitted.best_size == SIZE
     before, after = (choices.by_quality(weights).mean() for weights in (QualityWeights(), fitted))
@@ -42,9 +42,17 @@ def test_the_criterion_that_tells_gets_the_weight(criterion):
 
 
 def test_what_makes_no_difference_leaves_the_default_weights():
-    assert fit_quality(choices_of(None), SIZE) == QualityWeights()
-    assert fit_quality(choices_of("smoothness", images=1), SIZE) == QualityWeights()
-    assert fit_quality(Choices.of([], ONE, SIZE), (0.2, 0.3)) == QualityWeights(best_size=(0.2, 0.3))
+    assert fit_quality(images_of(None), ONE) == QualityWeights()
+    assert fit_quality(images_of("smoothness", images=1), ONE) == QualityWeights()
+    assert fit_quality([], ONE) is None
+
+
+def test_other_sizes_are_taken_only_where_they_choose_better():
+    right = Choice([0.1, 0.9], [0.5, 0.5], [0.03, 0.001], [0.5] * 2, [0.5] * 2, [[0.5, 0.5]])
+    either = Choice([0.5, 0.5], [0.5, 0.5], [0.001, 0.03], [0.5] * 2, [0.5] * 2, [[0.5, 0.5]])
+    for one, size in ((right, (0.001, 0.002)), (either, SIZE)):
+        fitted = fit_quality([measured([one], shares=[0.001, 0.002])] * 20, ONE)
+        assert fitted.best_size == pytest.approx(size, abs=2e-4)
 
 
 def test_choices_of_different_lengths_stay_apart():

@@ -78,14 +78,25 @@ def as_settings(
 
 
 def with_thresholds(prompts: Sequence[Prompt], fitted: FittedScorer) -> list[Prompt]:
-    """The prompts, those of names that thresholds were fitted for with a concept that holds them."""
+    """The prompts of names, each with a concept that holds its own fitted thresholds, else the best ones of all."""
     found = []
     for prompt in prompts:
         name = prompt.name or ""
         own = {whose: values[name] for whose, values in fitted.thresholds.items() if name in values}
-        learned = Prompt.concept(Concept(name, "", thresholds=own)) if own else Prompt()
-        found.append(prompt if prompt.learned else prompt + learned)
+        both = {**fitted.of_all, **own}
+        found.append(
+            prompt + Prompt.concept(Concept(name, "", thresholds=both))
+            if name and both and not prompt.learned
+            else prompt
+        )
     return found
+
+
+def _with_threshold(prompt: Prompt, fitted: FittedScorer) -> Prompt:
+    name = prompt.name or ""
+    own = {whose: values[name] for whose, values in fitted.thresholds.items() if name in values}
+    thresholds = {**fitted.of_all, **own}
+    return prompt + Prompt.concept(Concept(name, "", thresholds=thresholds)) if thresholds else prompt
 
 
 @dataclass(frozen=True)

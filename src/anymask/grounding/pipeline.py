@@ -161,7 +161,7 @@ class _Search:
     def _text(
         self, owners: Sequence[Draft], flat: Sequence[Candidate], small: Bool[np.ndarray, "n h w"]
     ) -> Float[np.ndarray, "n"]:
-        """What the scorer says of each mask; without one, the detector's score times how well the mask fills its box."""
+        """What the scorer says of each mask; without one, the detector's score times how well it fills its box."""
         scorer = self.grounding.scorer
         if scorer is None:
             return np.asarray([owner.detected * _fills(owner, one) for owner, one in zip(owners, flat, strict=True)])

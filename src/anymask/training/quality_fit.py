@@ -97,27 +97,49 @@ class Choices:
         ious: np.ndarray = self.iou[np.arange(len(self)), best]
         return ious
 
+    def by_image(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "i"]:
+        """The mean of each image."""
+        images = np.unique(self.image, return_inverse=True)[1]
+        means: np.ndarray = np.bincount(images, values) / np.bincount(images)
+        return means
+
     def by_quality(self, weights: QualityWeights) -> Float[np.ndarray, "n"]:
         """The real IoU of what quality chooses; `best_size` is already in the criteria."""
         return self.chosen(self.criteria @ np.asarray(weights.weights))
 
 
-def fit_quality(choices: Choices, best_size: tuple[float, float]) -> QualityWeights:
-    """The weights that choose best, as near to the default ones as the data allow."""
-    default = QualityWeights(best_size=best_size)
+def fit_quality(measured: Sequence[Measured], members: Float[np.ndarray, "m"]) -> QualityWeights | None:
+    """The weights that choose best, as near to the default ones as the data allow; None where there is no choice.
+
+    So with the usual sizes: quality also ranks objects against each other, and where small ones count as usual small
+    false finds do, too. Only where other sizes choose better, by more than a standard error, are they taken.
+    """
+    usual = QualityWeights().best_size
+    choices = Choices.of(measured, members, usual)
     if not len(choices):
-        return default
+        return None
+    seen = fit_best_size(measured)
+    others = Choices.of(measured, members, seen)
+    as_usual, as_seen = _nearest(choices, usual), _nearest(others, seen)
+    gain = choices.by_image(others.by_quality(as_seen) - choices.by_quality(as_usual))
+    return as_seen if float(gain.mean()) > float(_standard_error(gain[None])[0]) else as_usual
+
+
+def _nearest(choices: Choices, best_size: tuple[float, float]) -> QualityWeights:
+    """Of the weights that choose as well as the best, within a standard error, those nearest to the default."""
     grid = [parts for parts in product(range(STEPS + 1), repeat=len(CRITERIA)) if sum(parts) == STEPS]
     tried = np.asarray(grid) / STEPS
-    images = np.unique(choices.image, return_inverse=True)[1]
-    counts = np.bincount(images)
-    chosen = (choices.chosen(choices.criteria @ weights) for weights in tried)
-    ious = np.stack([np.bincount(images, some) / counts for some in chosen])
+    ious = np.stack([choices.by_image(choices.chosen(choices.criteria @ weights)) for weights in tried])
     worse = ious[ious.mean(axis=1).argmax()] - ious
-    error = worse.std(axis=1, ddof=1) / len(counts) ** 0.5 if len(counts) > 1 else np.full(len(worse), np.inf)
-    good = tried[worse.mean(axis=1) <= error]
-    text, compact, size, smooth = good[np.square(good - default.weights).sum(axis=1).argmin()].tolist()
+    good = tried[worse.mean(axis=1) <= _standard_error(worse)]
+    text, compact, size, smooth = good[np.square(good - QualityWeights().weights).sum(axis=1).argmin()].tolist()
     return QualityWeights(text, compact, size, smooth, best_size)
+
+
+def _standard_error(values: Float[np.ndarray, "n i"]) -> Float[np.ndarray, "n"]:
+    """Of the means over images; beyond all bounds for one image alone."""
+    n = values.shape[1]
+    return np.asarray(values.std(axis=1, ddof=1) / n**0.5 if n > 1 else np.full(len(values), np.inf))
 
 
 def _looked(looks: Sequence[Look], members: int) -> tuple[Float[np.ndarray, "m p"], Bool[np.ndarray, "p"]]:

@@ -15,7 +15,6 @@ from anymask.training.name_thresholds import NameThreshold, best_of_all, f1_of, 
 from anymask.training.quality_fit import (
     Choices,
     brier_of,
-    fit_best_size,
     fit_members,
     fit_quality,
     named_right,
@@ -91,16 +90,13 @@ def fit(measured: Sequence[Measured], usual: Usual) -> Fit:
     looks, examples = _looks(measured), _examples(measured)
     alone = len(usual.members) == 1 or not looks
     members = usual.weights if alone else fit_members(looks, len(usual.members))
-    size = fit_best_size(measured) if looks else None
-    choices = Choices.of(measured, members, size) if size else ()
     rows = [
         row
         for who, value in usual.thresholds.items()
         for row in fit_thresholds(examples, who, value, usual.lowest(who))
     ]
     of_all = {who: best_of_all(examples, who, value, usual.lowest(who)) for who, value in usual.thresholds.items()}
-    quality = fit_quality(choices, size) if isinstance(choices, Choices) and len(choices) and size else None
-    return Fit(members, quality, tuple(rows), of_all)
+    return Fit(members, fit_quality(measured, members) if looks else None, tuple(rows), of_all)
 
 
 def compare(fitted: Fit, held_out: Sequence[Measured], usual: Usual) -> tuple[dict[str, Value], list[str]]:
