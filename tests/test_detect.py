@@ -17,7 +17,7 @@ from anymask.models.load import check
 from anymask.models.packing import pack, unpack
 from anymask.models.protocol import CheckpointError
 from anymask.types import Image
-from tiny_detectors import DINO_KINDS, clip_tokenizer, noise_image, tiny_dino, tiny_owl
+from tiny_detectors import DINO_KINDS, clip_tokenizer, noise_image, saved_detector, tiny_dino, tiny_owl
 
 ALL = DetectionThresholds(box=0.0, text=0.0)
 EVERY = {**{kind: lambda kind=kind: tiny_dino(kind) for kind in DINO_KINDS}, "owlv2": tiny_owl}
@@ -37,19 +37,6 @@ def nothing_here(tmp_path, monkeypatch):
 @pytest.fixture
 def no_suppression(monkeypatch):
     monkeypatch.setattr(detected, "SAME_OBJECT", 1.0)
-
-
-def saved(kind: str, folder: Path) -> Path:
-    """A folder as the hub has it."""
-    detector = EVERY[kind]()
-    if kind == "owlv2":
-        detector.network.save_pretrained(folder)
-    else:
-        detector.network.model.backbone.conv_encoder = detector.encoder.encoder
-        detector.network.save_pretrained(folder)
-    detector.processor.save_pretrained(folder)
-    detector.tokenizer.save_pretrained(folder)
-    return folder
 
 
 # Parity with transformers.
@@ -277,7 +264,7 @@ def test_a_name_must_name_something(kind):
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_folder_finds_the_same_again_and_in_fewer_bits(kind, tmp_path):
-    folder, image = saved(kind, tmp_path / kind), noise_image((90, 130))
+    folder, image = saved_detector(kind, tmp_path / kind), noise_image((90, 130))
     check(folder)  # so it can be packed
     detector = load_detector(folder, device="cpu")
     found, again = (detector.detect(image, ["red car", "dog"], ALL) for _ in range(2))
@@ -292,7 +279,7 @@ def test_a_folder_finds_the_same_again_and_in_fewer_bits(kind, tmp_path):
 
 
 def test_a_folder_without_tokenizer_reads_the_shipped_vocabulary(tmp_path):
-    folder = saved("grounding-dino", tmp_path)
+    folder = saved_detector("grounding-dino", tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     detector = load_detector(folder, device="cpu")
@@ -301,7 +288,7 @@ def test_a_folder_without_tokenizer_reads_the_shipped_vocabulary(tmp_path):
 
 @pytest.mark.parametrize("kind", ["grounding-dino", "owlv2"])
 def test_broken_files_beside_the_weights_are_named(kind, tmp_path):
-    folder = saved(kind, tmp_path)
+    folder = saved_detector(kind, tmp_path)
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"preprocessor_config.json in .* cannot be read \(.*: fetch it again"):
         load_detector(folder, device="cpu")
@@ -319,7 +306,7 @@ def test_a_path_does_not_hide_a_name_of_the_catalogue():
 
 
 def test_owl_without_tokenizer_takes_that_of_open_clip_or_says_what_to_bring(tmp_path, monkeypatch):
-    folder = saved("owlv2", tmp_path)
+    folder = saved_detector("owlv2", tmp_path)
     for name in folder.glob("tokenizer*"):
         name.unlink()
     detector = load_detector(folder, device="cpu")
@@ -331,7 +318,7 @@ def test_owl_without_tokenizer_takes_that_of_open_clip_or_says_what_to_bring(tmp
 
 def test_a_detector_is_packed_and_found_by_its_name(tmp_path, monkeypatch):
     hub_id = CATALOGUE[DEFAULT].hub_id
-    folder = saved("grounding-dino", tmp_path / "home" / "models" / hub_id.replace("/", "--"))
+    folder = saved_detector("grounding-dino", tmp_path / "home" / "models" / hub_id.replace("/", "--"))
     assert is_here() and is_here(hub_id) and not is_here("owlv2-base")
     pack(hub_id, tmp_path / "dino.tar")
     monkeypatch.setenv("ANYMASK_HOME", str(tmp_path / "other"))
@@ -370,7 +357,7 @@ def test_unknown_detectors_are_refused_with_those_that_are_known(tmp_path):
 
 
 def test_a_folder_that_is_not_whole_is_refused(tmp_path):
-    folder = saved("owlv2", tmp_path)
+    folder = saved_detector("owlv2", tmp_path)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
     with pytest.raises(CheckpointError, match=r"is no Owlv2ForObjectDetection: 32 tensors missing \(owlv2"):

@@ -117,3 +117,16 @@ def clip_tokenizer() -> CLIPTokenizer:
 def noise_image(size: tuple[int, int]) -> Image:
     """Of (h, w), always the same."""
     return Image(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def saved_detector(kind: str, folder: Path) -> Path:
+    """A folder as the hub has it."""
+    detector = tiny_owl() if kind == "owlv2" else tiny_dino(kind)
+    if kind == "owlv2":
+        detector.network.save_pretrained(folder)
+    else:
+        detector.network.model.backbone.conv_encoder = detector.encoder.encoder
+        detector.network.save_pretrained(folder)
+    detector.processor.save_pretrained(folder)
+    detector.tokenizer.save_pretrained(folder)
+    return folder

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from anymask.data.files import write_whole
@@ -28,6 +29,7 @@ from anymask.types import Features, Image
 
 TENSORS_MB = 64.0  # of what `tensors` keeps in memory: text features and the like, small and many
 SUFFIX = ".safetensors"
+CHANNELS_LAST = "channels_last"  # in a file's metadata: the names of tensors that are laid out so
 
 _log = logging.getLogger("anymask")
 
@@ -101,7 +103,7 @@ class FeatureCache:
             return dict(make())
         file = self.folder / f"{key}{SUFFIX}"
         try:
-            found = load_file(file, device=device)
+            found = _read(file, device)
         except (OSError, SafetensorError):
             made = dict(make())
             self._keep(file, made)
@@ -112,7 +114,8 @@ class FeatureCache:
 
     def _keep(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
         """Writes the file where it has room; a disk that is full or may not be written ends no long run."""
-        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        laid = " ".join(name for name, tensor in tensors.items() if _is_channels_last(tensor))
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {CHANNELS_LAST: laid})
         room = self.most_mb * 1e6 - len(content)
         if room < 0:
             return
@@ -131,6 +134,19 @@ class _Held:
     features: Features
     model: Model
     image: Image
+
+
+def _read(file: Path, device: str) -> dict[str, Tensor]:
+    """The tensors of a file, laid out as they were: another layout is computed with other rounding."""
+    with safe_open(file, framework="pt", device=device) as opened:
+        laid = (opened.metadata() or {}).get(CHANNELS_LAST, "").split()
+        found = {name: opened.get_tensor(name) for name in opened.keys()}
+    last = torch.channels_last
+    return {name: one.contiguous(memory_format=last) if name in laid else one for name, one in found.items()}
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _shrink(folder: Path, most: float) -> None:
