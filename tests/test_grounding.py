@@ -164,6 +164,13 @@ def test_thresholds_of_a_user_hold():
         GroundingSettings(box_threshold=1.5)
 
 
+def test_a_score_can_be_demanded():
+    grounding = known((CAT, "cat", 0.5), (DOG, "dog", 0.9))
+    every = segment(IMAGE, text=["cat", "dog"], model=Boxes(), detector=grounding)
+    sure = segment(IMAGE, text=["cat", "dog"], model=Boxes(), detector=grounding, min_score=float(every.scores.mean()))
+    assert sure.labels == ("dog",) and sure.scores[0] == every.scores.max()
+
+
 def test_semantic_merges_and_tiles_join():
     found = (CAT, "cat", 0.9), (DOG, "cat", 0.8)
     masks = segment(IMAGE, text="cat", model=Boxes(), detector=known(*found), semantic=True, cleanup=None)

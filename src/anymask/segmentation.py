@@ -53,6 +53,7 @@ def segment(
     overlap: int | None = None,
     detector: str | PathLike[str] | Grounding | None = None,
     cleanup: str | None = "adaptive",
+    min_score: float = 0.0,
     cache: FeatureCache | None = None,
 ) -> Masks:
     """Masks of what the prompts mean, best guesses first for text, in prompt order for points, boxes and masks.
@@ -65,7 +66,8 @@ def segment(
 
     A model that knows no text has its names found by a `detector` (`grounding.loading.load_grounding` has the choice;
     give what it returns to load it once for many images); given one, so has any model. `cleanup` is for masks of texts:
-    "adaptive", "classic" or None. A `cache` keeps what encoders say of the image; a loaded detector has its own.
+    "adaptive", "classic" or None, and those of a score below `min_score` are left out. A `cache` keeps what encoders
+    say of the image; a loaded detector has its own.
     """
     picture = read_image(image)
     shown = as_exemplars(exemplars, not_exemplars)
@@ -94,7 +96,8 @@ def segment(
         parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
     if named:
         find_them = Names(network, picture, named, grounding, kept)
-        parts.append(clean(find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)))
+        masks = find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)
+        parts.append(clean(masks[np.flatnonzero(masks.scores >= min_score)]))
     return _numbered(parts)
 
 

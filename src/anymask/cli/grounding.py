@@ -33,6 +33,7 @@ def add_grounding_flags(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--background", default="blurred", metavar="KIND", help=background_help)
     texts.add_argument("--box-threshold", type=float, metavar="P", help="a box counts from here (0.3; of windows 0.15)")
     texts.add_argument("--text-threshold", type=float, metavar="P", help="a word of a name counts from here (0.25)")
+    texts.add_argument("--min-score", type=float, default=0.0, metavar="P", help="leave out masks of a lower score")
     quality_help = "how masks are judged, as text=0.6,compactness=0.2,size=0.1,smoothness=0.1,best_size=0.05-0.5"
     texts.add_argument("--quality", metavar="LIST", help=quality_help)
     texts.add_argument("--no-refine", action="store_true", help="do not ask again for masks of low quality")

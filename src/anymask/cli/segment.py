@@ -74,6 +74,7 @@ def _work(args: argparse.Namespace, objects: "dict[int, Prompt]", names: "Sequen
             overlap=args.overlap,
             detector=grounding,
             cleanup=cleanup_of(args),
+            min_score=args.min_score,
             cache=cache,
         )
         return numbered(masks, tuple(objects)).compact()
