@@ -6,7 +6,7 @@ mask so far, and with `zoom` a last round looks at a closer view. A mask leaves 
 when an answer is not better than what it has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,7 +17,7 @@ from anymask.grounding.candidates import Candidate, Draft
 from anymask.types import Box, Prompt
 
 GOOD_ENOUGH = 0.6  # quality
-RISE = 0.01  # of quality, at least, for an answer to count as better
+RISE = 0.05  # of quality, at least, for an answer to count as better: less is noise (docs/text.md)
 MOST_ASKED = 16  # masks, the surest
 MOST_ZOOMED = 4  # of these: each costs an encoder pass
 
@@ -37,26 +37,29 @@ class Refinement:
 
 def refine(drafts: Sequence[Draft], ask: Ask, likely_at: LikelyAt, zoom: bool) -> tuple[list[Draft], Refinement]:
     """The drafts, those of low quality perhaps with a better mask; `likely_at` gives a name's score map, or None."""
-    best = list(drafts)
-    low = [row for row, draft in enumerate(best) if draft.chosen.quality < GOOD_ENOUGH and draft.chosen.small.any()]
-    low = sorted(low, key=lambda row: -best[row].detected)[:MOST_ASKED]
-    report, better = Refinement(tried=len(low)), set[int]()
-    for closer in (False, False, True) if zoom else (False, False):
-        if not low:
-            break
-        asked = sorted(low, key=lambda row: -best[row].detected)[:MOST_ZOOMED] if closer else low
-        make = _with_box if report.rounds else _with_clicks
-        prompts = [make(best[row], likely_at) for row in asked]
-        answers = ask([best[row] for row in asked], prompts, closer)
-        before = [best[row].chosen.quality for row in asked]
-        for row, more in zip(asked, answers, strict=True):
-            best[row] = best[row].with_more(more)
-        risen = [row for row, old in zip(asked, before, strict=True) if best[row].chosen.quality > old + RISE]
-        better |= set(risen)
-        low = [row for row in risen if best[row].chosen.quality < GOOD_ENOUGH] if not closer else []
-        low = low or ([row for row in asked if best[row].chosen.quality < GOOD_ENOUGH] if zoom and not closer else [])
-        report = replace(report, rounds=report.rounds + 1, better=len(better))
+    best, report, better = list(drafts), Refinement(), set[int]()
+
+    def low(rows: Iterable[int]) -> list[int]:
+        poor = [row for row in rows if best[row].chosen.quality < GOOD_ENOUGH and best[row].chosen.small.any()]
+        return sorted(poor, key=lambda row: -best[row].detected)
+
+    first = low(range(len(best)))[:MOST_ASKED]
+    risen = first
+    for make, closer in ((_with_clicks, False), (_with_box, False), *([(_with_box, True)] if zoom else [])):
+        asked = low(first)[:MOST_ZOOMED] if closer else low(risen)
+        if asked:
+            prompts = [make(best[row], likely_at) for row in asked]
+            answers = ask([best[row] for row in asked], prompts, closer)
+            risen = [row for row, more in zip(asked, answers, strict=True) if _are_better(more, best[row])]
+            for row in risen:
+                best[row] = best[row].with_more(answers[asked.index(row)])
+            better |= set(risen)
+            report = Refinement(len(first), len(better), report.rounds + 1)
     return best, report
+
+
+def _are_better(answers: Sequence[Candidate], draft: Draft) -> bool:
+    return max((one.quality for one in answers), default=0.0) > draft.chosen.quality + RISE
 
 
 def _with_clicks(draft: Draft, likely_at: LikelyAt) -> Prompt:

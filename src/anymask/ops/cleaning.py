@@ -17,7 +17,7 @@ from anymask.ops import rle
 from anymask.ops.rle import Rle
 
 # Of `clean`. Areas are shares of the object's, lengths of the root of its area (benchmarks/cleanup.py measures them).
-HOLE, ISLAND = 0.005, 0.005
+HOLE, ISLAND = 0.02, 0.03
 COMPACT = 0.5  # a hole is filled if it covers this much of the square around it: slits are gaps, and stay
 SIGMA, LEAST_SIGMA, MOST_SIGMA = 0.005, 0.3, 8.0
 LONG = 2.0  # what smoothing changes stays as it was if it reaches this many times its thickness from the smoothed edge
