@@ -55,11 +55,11 @@ def test_few_examples_stay_near_all_names():
     assert 0.4 <= values[0] <= 0.6 and values[1] == pytest.approx(0.015)
 
 
-def test_a_name_without_both_kinds_keeps_the_usual_threshold_and_says_so():
+def test_a_name_without_both_kinds_gets_the_best_of_all_and_says_so():
     rows = fit_thresholds([*examples("a", [0.9]), *examples("b", [], [0.1])], "pocket", 0.62)
     assert [(row.name, row.value, row.f1_after, row.note) for row in rows] == [
-        ("a", None, None, "has no negatives: it keeps the usual threshold of 0.62"),
-        ("b", None, None, "has no positives: it keeps the usual threshold of 0.62"),
+        ("a", None, None, "has no negatives: the best threshold of all names is used for it, 0.62"),
+        ("b", None, None, "has no positives: the best threshold of all names is used for it, 0.62"),
     ]
     assert best_of_all(examples("a", [0.9]), "pocket", 0.62) == 0.62
     assert fit_thresholds([], "pocket", 0.5) == ()

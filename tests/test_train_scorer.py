@@ -20,9 +20,9 @@ from anymask.grounding.score import EnsembleScorer
 from anymask.models.protocol import Capabilities
 from anymask.segmentation import segment
 from anymask.training import scorer as recipe
-from anymask.training.measurements import LOWEST
+from anymask.training.measurements import LOWEST, Measured
 from anymask.training.scorer import ScorerFitting, ScorerSettings
-from anymask.training.scorer_fit import file_stem
+from anymask.training.scorer_fit import _doubts, file_stem
 from anymask.types import Prompt
 from oracles import OBJECTS, SIZE, Oracle, box_mask, write_set
 from tiny import tiny_model
@@ -90,7 +90,10 @@ def test_names_get_thresholds_of_their_own(folder, oracle, capsys):
     rows = {row["name"]: row for row in scorer.report["names"]}
     assert (rows["cat"]["positives"], rows["cat"]["negatives"]) == (10, 0)
     assert "cat" not in scorer.thresholds["oracle"] and "has no negatives" in rows["cat"]["note"]
-    assert any(note.startswith("2 names have no negatives and keep") for note in scorer.report["notes"])
+    assert any(
+        note.startswith("2 names have no negatives and get the best threshold of all names: cat")
+        for note in scorer.report["notes"]
+    )
     assert found["scorer"] == str(folder / "run" / "scorer.json") and found["thresholds"] == scorer.thresholds
     assert found["images"] == 10 and found["images_held_out"] == 2 and found["failed"] == {}
 
@@ -140,10 +143,9 @@ def test_quality_chooses_before_and_after_beside_the_models_own_choice(folder, o
     assert weights["text"]["before"] == 0.6 and weights["best_size, least"]["before"] == 0.05
 
 
-def test_the_best_size_is_that_of_the_objects(folder, oracle):
-    areas = [(x1 - x0) * (y1 - y0) / (SIZE[0] * SIZE[1]) for _, (x0, y0, x1, y1) in TRUE_BOXES]
+def test_the_best_size_stays_the_usual_where_that_of_the_objects_chooses_no_better(folder, oracle):
     scorer = fitted(folder)
-    assert scorer.best_size == pytest.approx((min(areas), max(areas)), abs=1e-4)
+    assert scorer.best_size == (0.05, 0.5)
     assert sum(scorer.quality.values()) == pytest.approx(1)
 
 
@@ -285,6 +287,35 @@ def test_another_run_is_not_gone_on_with(folder, oracle, capsys):
     assert main(command(folder, "--limit", "2", "--resume", "--absent", "3", "--seed", "1")) == 2
     assert "measured.jsonl is of another run: absent, seed changed; give what it began with" in capsys.readouterr().err
     assert (folder / "run" / "scorer.json").read_bytes() == before
+
+
+def test_other_weights_of_scorer_or_detector_are_another_run(folder, oracle, monkeypatch):
+    def run_with(weight=1.0, network=0.0):
+        scorer, detector = EnsembleScorer((Namer("good"), Namer("blind", weight))), Boxes()
+        detector.network = torch.nn.ParameterList([torch.full((2,), network)])
+        monkeypatch.setattr(recipe, "load_grounding", lambda *_, **__: Grounding(detector, scorer))
+        return ScorerFitting(settings(folder, limit=2, detector="boxes"))
+
+    assert len(list(run_with().images())) == 2
+    assert list(run_with().images()) == []
+    with pytest.raises(ValueError, match="another run: scorer changed"):
+        run_with(weight=2.0)
+    with pytest.raises(ValueError, match="another run: detector changed"):
+        run_with(network=1.0)
+
+
+# --- doubts
+
+
+def test_doubts_are_of_what_is_used_and_say_what_is_compared():
+    values = {"presence_f1_usual": 0.7, "presence_f1_per_name": 0.6, "presence_f1_per_name_else_one": 0.8}
+    values |= {"choice_iou_usual": 0.625, "choice_iou_fitted": 0.62}
+    held_out = [Measured("1.png", [], [], [], [])]
+    [doubt] = _doubts(values, held_out)
+    assert doubt.startswith("on the images held out weights choose worse masks than the usual ones (0.620 after 0.625)")
+    assert "when fitted without these images; what is kept and shown is fitted to all" in doubt
+    [_, doubt] = _doubts(values | {"presence_f1_per_name_else_one": 0.5}, held_out)
+    assert "thresholds do worse (presence) than the usual ones (0.500 after 0.700)" in doubt
 
 
 # --- bad input

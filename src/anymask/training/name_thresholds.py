@@ -10,7 +10,8 @@ little: `PRIOR` further positives and as many negatives, with scores like those 
     tpr(t) = (positives of the name at t or above + PRIOR * tpr of all names) / (positives of the name + PRIOR),
 
 and fpr alike. With no examples that is the best threshold of all names in one; with many it is the name's own. Among
-equally good thresholds the one nearest to the usual is taken. A name without a positive or a negative keeps the usual.
+equally good thresholds the one nearest to the usual is taken. A name without a positive or a negative gets none of its
+own: with scorer.json the best of all names in one (`best_of_all`) is used for it, as for names never seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ Rate = TypeVar("Rate", float, np.ndarray)
 
 @dataclass(frozen=True)
 class NameThreshold:
-    """What was learned of a name: `value` is None where it keeps the usual threshold, and `note` says why.
+    """What was learned of a name: `value` is None where it has no threshold of its own, and `note` says why.
 
     F1 is of the very examples it was learned from, at the usual threshold and at its own; None without both kinds.
     """
@@ -51,9 +52,10 @@ def fit_thresholds(
     """A row for each name that `whose` scores are there of, by name; no threshold is below `lowest`."""
     mine = [one for one in examples if one.whose == whose]
     everything = _Scores.of(mine)
+    of_all = best_of_all(mine, whose, usual, lowest)
     names = sorted({one.name for one in mine})
     return tuple(
-        _fitted(_Scores.of([one for one in mine if one.name == name]), everything, whose, name, usual, lowest)
+        _fitted(_Scores.of([one for one in mine if one.name == name]), everything, whose, name, usual, lowest, of_all)
         for name in names
     )
 
@@ -102,11 +104,13 @@ class _Scores:
         return _f1(float((self.positive >= at).mean()), float((self.negative >= at).mean()))
 
 
-def _fitted(own: _Scores, everything: _Scores, whose: str, name: str, usual: float, lowest: float) -> NameThreshold:
+def _fitted(
+    own: _Scores, everything: _Scores, whose: str, name: str, usual: float, lowest: float, of_all: float
+) -> NameThreshold:
     counts = len(own.positive), len(own.negative)
     if not own.tells:
         lacking = "positives" if not counts[0] else "negatives"
-        note = f"has no {lacking}: it keeps the usual threshold of {usual:g}"
+        note = f"has no {lacking}: the best threshold of all names is used for it, {of_all:g}"
         return NameThreshold(whose, name, None, *counts, None, None, note)
     value = _best(own, everything, usual, lowest)
     return NameThreshold(whose, name, value, *counts, round(own.f1(usual), 4), round(own.f1(value), 4))

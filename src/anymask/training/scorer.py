@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from anymask.data.coco import UNNAMED, CocoImage, CocoSet, read_coco
 from anymask.data.concepts import save_concept
@@ -23,8 +24,9 @@ from anymask.evaluation.naming import draw_absent_names, present_names
 from anymask.grounding.loading import POCKET, WINDOWS, load_grounding
 from anymask.grounding.pipeline import Grounding
 from anymask.grounding.pocket_scorer import PocketScorer
-from anymask.grounding.protocol import Scorer
-from anymask.models.digests import digest_of_model
+from anymask.grounding.protocol import Detector, Scorer
+from anymask.grounding.score import EnsembleScorer
+from anymask.models.digests import digest_of_model, digest_of_weights
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
 from anymask.models.protocol import Model
@@ -228,10 +230,10 @@ class ScorerFitting:
             names = list(dict.fromkeys(row.name for row in kept if f"has no {lacking}" in row.note))
             if names:
                 shown = ", ".join(names[:NAMED]) + (" and others" if len(names) > NAMED else "")
-                notes.append(f"{len(names)} names have no {lacking} and keep the usual threshold: {shown}")
+                notes.append(f"{len(names)} names have no {lacking} and get the best threshold of all names: {shown}")
         if not any(row.negatives for row in whole.names):
             notes.append(
-                "no image says for certain what is not in it: all names keep their threshold; if the file names"
+                "no image says for certain what is not in it: all names keep the usual threshold; if the file names"
                 " everything that is there, say so with --exhaustive"
             )
         return notes
@@ -252,14 +254,32 @@ class ScorerFitting:
     def _identity(self) -> dict[str, str]:
         """All that what is measured on an image depends on."""
         kept = ("exhaustive", "objects", "absent", "seed")
-        weights = digest_of_model(self.model) if isinstance(self.model, PromptableModel) else self.model.name
+        model = _identity_of(self.model)
+        same = isinstance(self.scores, PocketScorer) and self.scores.model is self.model
         return {
-            "model": weights,
-            "detector": self.grounding.detector.name if self.detects else "",
-            "scorer": self.scores.name,
+            "model": model,
+            "detector": _identity_of_detector(self.grounding.detector) if self.detects else "",
+            "scorer": model if same else _identity_of_scorer(self.scores),
             "annotations": sha256_of(self.settings.annotations),
             **{name: str(getattr(self.settings, name)) for name in kept},
         }
+
+
+def _identity_of(model: Model) -> str:
+    return digest_of_model(model) if isinstance(model, PromptableModel) else model.name
+
+
+def _identity_of_detector(detector: Detector) -> str:
+    """Its name with a digest of its weights; windows have none but those of the scorer."""
+    network = getattr(detector, "network", None)
+    return f"{detector.name} {digest_of_weights(network)}" if isinstance(network, nn.Module) else detector.name
+
+
+def _identity_of_scorer(scorer: Scorer) -> str:
+    """The files of its members and how much each counts, which decides what windows find."""
+    if isinstance(scorer, EnsembleScorer):
+        return " + ".join(f"{one.member.name}={one.member.weight:g} {one.digest}" for one in scorer.models)
+    return _identity_of(scorer.model) if isinstance(scorer, PocketScorer) else scorer.name
 
 
 def read_named_set(settings: ScorerSettings) -> tuple[CocoSet, list[CocoImage]]:

@@ -155,13 +155,14 @@ def _doubts(values: dict[str, Value], held_out: Sequence[Measured]) -> list[str]
     """Where the fit loses, or nothing can be said of it."""
     if not held_out:
         return ["no image is held out: nothing says whether this does better than what is usual"]
-    pairs = [("choice_iou_usual", "choice_iou_fitted", "the weights of quality choose worse masks")]
+    pairs = [("choice_iou_usual", "choice_iou_fitted", "weights choose worse masks")]
     pairs += [
-        (f"{kind}_f1_usual", f"{kind}_f1_per_name", f"the thresholds of names do worse ({kind})")
+        (f"{kind}_f1_usual", f"{kind}_f1_per_name_else_one", f"thresholds do worse ({kind})")
         for kind in ("presence", "detection")
     ]
     return [
-        f"on the images held out {what} than the usual ones ({after:.3f} after {before:.3f}): give more images"
+        f"on the images held out {what} than the usual ones ({after:.3f} after {before:.3f}) when fitted without"
+        " these images; what is kept and shown is fitted to all: give more images"
         for one, other, what in pairs
         if (before := values.get(one)) is not None and (after := values.get(other)) is not None and after < before
     ]
