@@ -128,8 +128,17 @@ def test_a_set_without_sources_is_scored_without_absent_names(tmp_path):
     write_set(tmp_path, sources=["", ""], rows=())
     found = report(tmp_path, truth)
     assert (found.metrics["ap"], found.metrics["names_absent"]) == (1, 0)
-    assert found.metrics["il_mcc"] is found.metrics["cgf1"] is None
-    assert [row["source"] for row in found.tables["sources"]] == ["all"]
+    of_absent = ("presence_precision", "presence_f1", "il_mcc", "cgf1")
+    [source] = found.tables["sources"]
+    assert source["source"] == "all"
+    for measure in of_absent:
+        assert found.metrics[measure] is source[measure] is found.metrics[f"{measure}_ci95_low"] is None, measure
+    assert (found.metrics["presence_recall"], found.metrics["pm_f1"]) == (1, 1)
+    [row] = found.tables["notes"]
+    assert "no name was asked that is not there" in row["note"] and "--exhaustive" in row["note"]
+    found = report(tmp_path, everything, exhaustive=True)
+    assert (found.metrics["names_absent"], found.metrics["presence_precision"]) == (4, 0.5)
+    assert found.tables["notes"] == []
 
 
 def test_what_lies_on_a_crowd_does_not_count(folder):
@@ -147,6 +156,9 @@ def test_images_without_names_are_not_asked(folder):
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] != 3]  # of the zoo
     (folder / "set.json").write_text(json.dumps(document))
     records = list(evaluate_text({"full": truth}, settings_of(folder)))
+    found = summarise(records, settings_of(folder), "")
+    assert found.metrics["images_without_names"] == 1
+    assert found.tables["notes"] == [{"note": "1 of 4 images have no name to ask for and are left out"}]
     assert [len(record.answers) for record in records] == [1, 1, 0, 1]
     assert summarise(records, settings_of(folder), "").metrics["images"] == 3
     empty = summarise(records[2:3], settings_of(folder), "")
@@ -174,17 +186,20 @@ def test_several_ways_answer_the_same_questions_once_an_image(folder):
     assert [rows[0][f"ap50_gain{end}"] for end in ("", "_ci95_low", "_ci95_high")] == [0, 0, 0]
     assert rows[1]["ap50_gain"] == pytest.approx(rows[1]["ap50"] - 1, abs=1e-5)
     assert rows[1]["ap50_gain_ci95_low"] == rows[1]["ap50_gain_ci95_high"] == rows[1]["ap50_gain"]  # images are alike
-    assert all(row["seconds_per_image"] >= 0 for row in rows)
+    assert all(row["seconds_per_image"] >= 0 and row["rss_mb"] > 10 for row in rows)
 
 
-def test_stages_are_averaged_over_images(folder):
+def test_stages_are_averaged_over_images(folder, monkeypatch):
     def staged(image, names):
         return replace(truth(image, names), made_by={"seconds": {"encode": 2.0, "masks": 4.0 * (image.name == "1")}})
 
+    held = iter((70.0, 90.0, 80.0, 80.0))
+    monkeypatch.setattr("anymask.evaluation.reports.rss_mb", lambda: next(held))
     assert report(folder, staged).tables["stages"] == [
-        {"way": "staged", "stage": "encode", "seconds": 2},
-        {"way": "staged", "stage": "masks", "seconds": 1},
+        {"way": "staged", "stage": "encode", "seconds": 2, "rss_mb": 90},
+        {"way": "staged", "stage": "masks", "seconds": 1, "rss_mb": 90},
     ]
+    monkeypatch.undo()
     assert report(folder, truth).tables["stages"] == []
 
 
@@ -259,7 +274,27 @@ def test_the_command_prints_a_flat_object(folder, capsys, monkeypatch):
     assert "presence_recall" in shown
 
 
-def test_an_interrupted_command_writes_nothing(folder, capsys, monkeypatch):
+def test_an_interrupted_command_writes_what_was_measured(folder, capsys, monkeypatch):
+    def stopped(image, names):
+        if image.name == "3":
+            raise KeyboardInterrupt
+        return truth(image, names)
+
+    monkeypatch.setattr("anymask.models.load.load", lambda *_, **__: Oracle())
+    monkeypatch.setattr("anymask.evaluation.text.finders", lambda *_: {"full": stopped})
+    words = ["evaluate", "text", "--images", str(folder), "--annotations", str(folder / "set.json")]
+    file = folder / "report.json"
+    assert main([*words, "-o", str(file)]) == 130
+    told = "anymask evaluate text: interrupted after 2 images: "
+    assert capsys.readouterr().err == f"{told}{file} is the report of these\n"
+    found = json.loads(file.read_text())
+    assert (found["images"], found["miou"]) == (2, 1)
+    assert found["notes"] == [{"note": "stopped before the end: these are 2 of 4 images"}]
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"{told}no report was written\n"
+
+
+def test_an_interrupted_command_without_an_image_writes_nothing(folder, capsys, monkeypatch):
     def interrupted(image, names):
         raise KeyboardInterrupt
 

@@ -64,13 +64,17 @@ def run_promptable(args: argparse.Namespace) -> int:
         image_size=settings.image_size,
         window_size=settings.window_size,
     )
-    records = _measured("promptable", evaluate_promptable(model, settings))
-    return INTERRUPTED if records is None else _show(summarise(records, settings, model), args)
+    records, whole = _measured(evaluate_promptable(model, settings))
+    if not whole:
+        say(f"anymask evaluate promptable: interrupted after {len(records)} images: no report was written")
+        return INTERRUPTED
+    return _show(summarise(records, settings, model), args)
 
 
 def run_text(args: argparse.Namespace) -> int:
-    """Measures image by image, then shows the report."""
+    """Measures image by image, then shows the report; where the user stops, that of the images so far is saved."""
     from anymask.cli.flags import read_settings
+    from anymask.evaluation import reports
     from anymask.evaluation.text import TextSettings, evaluate_text, finders
     from anymask.evaluation.text_summary import summarise
     from anymask.models.load import load
@@ -78,13 +82,19 @@ def run_text(args: argparse.Namespace) -> int:
     settings = read_settings(args, TextSettings)
     _check_output(args.output)
     model = load(settings.model, settings.device, settings.dtype, settings.runtime)
-    records = _measured("text", evaluate_text(finders(model, settings), settings))
-    tables = ("ablation", "sources", "stages")
-    return INTERRUPTED if records is None else _show(summarise(records, settings, model.name), args, tables)
+    records, whole = _measured(evaluate_text(finders(model, settings), settings))
+    if whole:
+        return _show(summarise(records, settings, model.name), args, ("notes", "ablation", "sources", "stages"))
+    written = "no report was written"
+    if args.output is not None and records:
+        reports.write_report(args.output, summarise(records, settings, model.name))
+        written = f"{args.output} is the report of these"
+    say(f"anymask evaluate text: interrupted after {len(records)} images: {written}")
+    return INTERRUPTED
 
 
-def _measured(name: str, records: Iterable[Measured]) -> list[Measured] | None:
-    """All records, with a bar while they come; None where the user stops before the last."""
+def _measured(records: Iterable[Measured]) -> tuple[list[Measured], bool]:
+    """The records, with a bar while they come, and whether they are all: the user may stop before the last."""
     from anymask.cli.progress import Progress
 
     done: list[Measured] = []
@@ -94,9 +104,8 @@ def _measured(name: str, records: Iterable[Measured]) -> list[Measured] | None:
                 done.append(record)
                 progress.show(len(done), record.total, record.file_name)
         except KeyboardInterrupt:
-            say(f"anymask evaluate {name}: interrupted after {len(done)} images: no report was written")
-            return None
-    return done
+            return done, False
+    return done, True
 
 
 def _show(report: "Report", args: argparse.Namespace, tables: tuple[str, ...] = ("sources",)) -> int:

@@ -6,7 +6,7 @@ out of the annotations (`crowd_categories` of the image).
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool
@@ -56,6 +56,13 @@ def union_of(truth: Masks, names: Collection[str]) -> Bool[np.ndarray, "h w"]:
     """All masks of these names as one."""
     rows = [row for row, label in enumerate(truth.labels) if label in names]
     return np.asarray(truth[rows].masks.any(axis=0))
+
+
+def all_named(dataset: CocoSet) -> CocoSet:
+    """The set with the word of its user that its sources name everything, but for those that say otherwise."""
+    names = [name for name in dataset.categories.values() if name not in (UNNAMED, "")]
+    said = {entry.source: {"text_exhaustive": True, "names": names} for entry in dataset.images}
+    return replace(dataset, sources={name: {**row, **dataset.sources.get(name, {})} for name, row in said.items()})
 
 
 def draw_absent_names(

@@ -114,6 +114,11 @@ def peak_rss_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux kilobytes
 
 
+def rss_mb() -> float:
+    """The memory (resident set) that this process holds now."""
+    return round(float(psutil.Process().memory_info().rss) / 2**20, 1)
+
+
 def _summary_cells(metrics: Mapping[str, Any], base: str, group: str) -> dict[str, Any]:
     low, high = metrics.get(f"{base}_ci95_low{group}"), metrics.get(f"{base}_ci95_high{group}")
     title = group.replace("_", "")

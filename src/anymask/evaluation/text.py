@@ -17,9 +17,10 @@ import numpy as np
 
 from anymask.data.coco import CocoImage, CocoSet
 from anymask.data.scorers import FittedScorer, read_scorer
+from anymask.evaluation import reports
 from anymask.evaluation.baselines import score_map_instances
 from anymask.evaluation.labelled import ALL, read_entry, read_set, timed
-from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.evaluation.naming import all_named, draw_absent_names, present_names
 from anymask.grounding.loading import as_settings, load_grounding, with_thresholds
 from anymask.grounding.pipeline import Grounding
 from anymask.models.protocol import Model
@@ -55,6 +56,9 @@ class TextSettings:
     dtype: str = field(default="float32", metadata={"help": "auto, float32, bfloat16 or float16"})
     runtime: str = field(default="auto", metadata={"help": "auto, eager, compile, openvino or onnxruntime"})
     limit: int | None = field(default=None, metadata={"help": "take this many images, stratified by source"})
+    exhaustive: bool = field(
+        default=False, metadata={"help": "the file names all that is there: other names of it are not in an image"}
+    )
     seed: int = field(default=0, metadata={"help": "of the draw of images, absent names and intervals"})
     ablate: bool = field(default=False, metadata={"help": "also without each component, one by one, in one table"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps"})
@@ -89,16 +93,23 @@ class NameAnswer:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """All names of one image, answered in one way; `stages` are the seconds of its parts, as far as they are told."""
+    """All names of one image, answered in one way; `stages` are the seconds of its parts, as far as they are told.
+
+    `rss_mb` is the memory of the process right after it, with all that is loaded and kept.
+    """
 
     names: tuple[NameAnswer, ...]
     seconds: float
     stages: Mapping[str, float]
+    rss_mb: float
 
 
 @dataclass(frozen=True, eq=False)
 class TextRecord:
-    """What was measured on one image, by each way of finding; `total` is the number of images in the run."""
+    """What was measured on one image, by each way of finding; nothing without a name to ask for.
+
+    `total` is the number of images in the run.
+    """
 
     file_name: str
     source: str
@@ -177,6 +188,7 @@ def evaluate_text(ways: Mapping[str, Finder], settings: TextSettings) -> Iterato
     Raises ValueError or FileNotFoundError for a set that cannot be measured before the first image is looked at.
     """
     dataset, entries = read_set(settings.annotations, settings.images, settings.limit, settings.seed)
+    dataset = all_named(dataset) if settings.exhaustive else dataset
     for entry in entries:
         image, truth = read_entry(dataset, entry), dataset.masks(entry)
         truth = truth[truth.areas > 0]
@@ -204,7 +216,7 @@ class _Target:
 def _answer(find: Finder, image: Image, names: Sequence[str], target: _Target) -> Answer:
     found, seconds = timed(lambda: find(image, names))
     answers = tuple(_score(name, _of(found, name), target) for name in names)
-    return Answer(answers, seconds, dict(found.made_by.get("seconds", {})))
+    return Answer(answers, seconds, dict(found.made_by.get("seconds", {})), reports.rss_mb())
 
 
 def _score(name: str, found: Masks, target: _Target) -> NameAnswer:

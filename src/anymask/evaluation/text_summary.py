@@ -3,13 +3,17 @@
 - Of pixels, means over the names that are in an image: `miou`, `boundary_iou`, `precision`, `recall`; `ciou` is all
   shared pixels over all pixels of either (the cumulative IoU of referring segmentation).
 - Of presence, over all names asked, where a name is found when it has a mask: `presence_precision`, `presence_recall`,
-  their `presence_f1`, and `il_mcc`, the correlation of found and present (Matthews 1975).
+  their `presence_f1`, and `il_mcc`, the correlation of found and present (Matthews 1975). Without a name that is not
+  there nothing can be invented: all but `presence_recall` are None then.
 - Of objects, where a source has true instances: `ap50` and `ap` (COCO); `pm_f1`, the F1 of the masks of all names that
   are there taken together, mean over IoU 0.5 to 0.95; and `cgf1` = `pm_f1` times `il_mcc` (SAM 3, Carion et al. 2025;
   its code `sam3/eval/cgf1_eval.py`, from 0 to 1). Each mask takes its object in order of score, as for AP.
 
 `_ci95_low` and `_ci95_high` are 95 % bootstrap intervals over images, `_source_mean` is the mean over sources. Numbers
 are those of the first way of finding; the table `ablation` has all. What was not measured is None.
+
+Memory: `peak_rss_mb` is the most of the whole run; `rss_mb` is the most that the process held after an image of one way
+of finding. Stages of a way share it, as what a stage frees is not told.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +51,8 @@ _NOT_FOUND = NameAnswer("", present=False, found=0)
 def summarise(records: Sequence[TextRecord], settings: TextSettings, name: str) -> Report:
     """All numbers of a run, or of the part of it that there is.
 
-    Tables: `ablation` with a row for each way of finding, `sources` and `names` of the first, `stages` in seconds.
+    Tables: `ablation` with a row for each way of finding, `sources` and `names` of the first, `stages` in seconds, and
+    `notes`, a `note` in each row.
     """
     rows = [record for record in records if record.answers]
     labels = list(rows[0].answers) if rows else []
@@ -55,13 +60,14 @@ def summarise(records: Sequence[TextRecord], settings: TextSettings, name: str) 
     first = answers[labels[0]] if labels else []
     return Report(
         title=f"text to masks: {name} on {settings.annotations.name}",
-        metrics=_metrics(rows, first, settings.seed),
+        metrics=_metrics(rows, first, settings.seed) | {"images_without_names": len(records) - len(rows)},
         settings=reports.plain(settings),
         tables={
             "ablation": _ablation_rows(answers, settings.seed) if len(labels) > 1 else [],
             "sources": _source_rows(rows, first),
             "names": _name_rows(first),
             "stages": [row for label in labels for row in _stage_rows(label, answers[label])],
+            "notes": [{"note": note} for note in _notes(records, first)],
         },
         seed=settings.seed,
         versions=reports.versions(),
@@ -157,6 +163,16 @@ def _mcc(total: Totals) -> np.ndarray:
     return np.where(defined, (tp * tn - fp * fn) / np.where(spread > 0, spread, 1), np.nan)
 
 
+def _if_absent(total: Totals, values: np.ndarray) -> np.ndarray:
+    """NaN unless names that are absent were asked."""
+    return np.where(total["invented"] + total["refused"] > 0, values, np.nan)
+
+
+def _presence_f1(total: Totals) -> np.ndarray:
+    found, wrong = 2 * total["found"], total["invented"] + total["missed"]
+    return _if_absent(total, _share(found, found + wrong))
+
+
 def _positive_f1(total: Totals) -> np.ndarray:
     """The F1 over all masks of names that are there, mean over IoU thresholds."""
     right, all_of_both = np.split(total["objects"], 2, axis=1)
@@ -169,9 +185,9 @@ _MEASURES: Mapping[str, Callable[[Totals], np.ndarray]] = {
     "boundary_iou": _mean("boundary_iou"),
     "precision": _mean("precision"),
     "recall": _mean("recall"),
-    "presence_precision": lambda total: _share(total["found"], total["found"] + total["invented"]),
+    "presence_precision": lambda total: _if_absent(total, _share(total["found"], total["found"] + total["invented"])),
     "presence_recall": lambda total: _share(total["found"], total["found"] + total["missed"]),
-    "presence_f1": lambda total: _share(2 * total["found"], 2 * total["found"] + total["invented"] + total["missed"]),
+    "presence_f1": _presence_f1,
     "il_mcc": _mcc,
     "pm_f1": _positive_f1,
     "cgf1": lambda total: _positive_f1(total) * _mcc(total),
@@ -192,7 +208,8 @@ def _ablation_rows(answers: Mapping[str, Sequence[Answer]], seed: int) -> list[d
         low, high = percentile_interval(ap50[label][1] - drawn)
         gain = {"ap50_gain": ap50[label][0] - value, "ap50_gain_ci95_low": low, "ap50_gain_ci95_high": high}
         shown = {measure: numbers[measure] for measure in ABLATED}
-        table.append({"way": label} | shown | {key: _number(one) for key, one in gain.items()})
+        rest = {key: _number(one) for key, one in gain.items()}
+        table.append({"way": label} | shown | rest | {"rss_mb": _rss_mb(some)})
     return table
 
 
@@ -232,12 +249,32 @@ def _counts(answers: Sequence[Answer]) -> dict[str, Value]:
 
 
 def _stage_rows(label: str, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Mean seconds an image of each stage that was told of."""
+    """Mean seconds an image of each stage that was told of, and the memory of the way that they are of."""
     stages = dict.fromkeys(stage for answer in answers for stage in answer.stages)
+    seconds = {stage: np.mean([answer.stages.get(stage, 0) for answer in answers]) for stage in stages}
     return [
-        {"way": label, "stage": stage, "seconds": _number(np.mean([answer.stages.get(stage, 0) for answer in answers]))}
-        for stage in stages
+        {"way": label, "stage": stage, "seconds": _number(mean), "rss_mb": _rss_mb(answers)}
+        for stage, mean in seconds.items()
     ]
+
+
+def _rss_mb(answers: Sequence[Answer]) -> float:
+    return max(answer.rss_mb for answer in answers)
+
+
+def _notes(records: Sequence[TextRecord], answers: Sequence[Answer]) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes, nameless = [], sum(not record.answers for record in records)
+    if records and len(records) < records[0].total:
+        notes.append(f"stopped before the end: these are {len(records)} of {records[0].total} images")
+    if nameless:
+        notes.append(f"{nameless} of {len(records)} images have no name to ask for and are left out")
+    if answers and all(one.present for answer in answers for one in answer.names):
+        notes.append(
+            "no name was asked that is not there, so what is invented is not measured (presence_precision, presence_f1,"
+            " il_mcc, cgf1); if the file names everything that is there, say so with --exhaustive"
+        )
+    return notes
 
 
 def _number(value: Any, digits: int = 5) -> Value:

@@ -20,7 +20,7 @@ from anymask.data.journals import Journal
 from anymask.data.scorers import FittedScorer, write_scorer
 from anymask.evaluation import reports
 from anymask.evaluation.labelled import read_entry
-from anymask.evaluation.naming import draw_absent_names, present_names
+from anymask.evaluation.naming import all_named, draw_absent_names, present_names
 from anymask.grounding.loading import POCKET, WINDOWS, load_grounding
 from anymask.grounding.pipeline import Grounding
 from anymask.grounding.pocket_scorer import PocketScorer
@@ -287,20 +287,13 @@ def read_named_set(settings: ScorerSettings) -> tuple[CocoSet, list[CocoImage]]:
     dataset = read_coco(settings.annotations, settings.images)
     if not len(dataset):
         raise ValueError(f"{settings.annotations} must hold at least one image, got none")
-    dataset = _exhaustive(dataset) if settings.exhaustive else dataset
+    dataset = all_named(dataset) if settings.exhaustive else dataset
     sources = [entry.source for entry in dataset.images]
     entries = [dataset.images[row] for row in stratified(sources, settings.limit, settings.seed)]
     used = {row["category_id"] for entry in entries for row in dataset.annotations.get(entry.id, ())}
     if not {dataset.categories[one] for one in used} - {UNNAMED, ""}:
         raise ValueError(f"{settings.annotations} names nothing in {len(entries)} images: a scorer learns from names")
     return dataset, entries
-
-
-def _exhaustive(dataset: CocoSet) -> CocoSet:
-    """The set with the word of its user that its sources name everything, but for those that say otherwise."""
-    names = [name for name in dataset.categories.values() if name not in (UNNAMED, "")]
-    said = {entry.source: {"text_exhaustive": True, "names": names} for entry in dataset.images}
-    return replace(dataset, sources={name: {**row, **dataset.sources.get(name, {})} for name, row in said.items()})
 
 
 def _split(measured: Sequence[Measured], share: float, seed: int) -> tuple[list[Measured], list[Measured]]:
