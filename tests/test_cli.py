@@ -230,7 +230,7 @@ def test_models_are_listed(pocket, capsys):
     code, out, _ = run(capsys, "models", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert [row["name"] for row in rows] == list(CATALOGUE)
+    assert [row["name"] for row in rows if row["kind"] == "model"] == list(CATALOGUE)
     assert rows[0]["installed"] is True
     assert {"points", "boxes", "masks", "text"} <= set(rows[0]["prompts"])
 
@@ -246,6 +246,23 @@ def test_doctor_finds_nothing_wrong(pocket, capsys):
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     assert out.endswith("\nNothing is missing.\n")
+
+
+def test_doctor_says_what_finds_names(pocket, monkeypatch, capsys):
+    monkeypatch.setattr("anymask.grounding.detect.is_here", lambda name: False)
+    monkeypatch.setattr("anymask.grounding.clip_members.is_here", lambda member: False)
+    _, out, _ = run(capsys, "doctor")
+    assert "names     detectors: none on this machine\nnames     scorers: none on this machine\n" in out
+    assert "names     windows stand in for a detector\n" in out
+    assert "names     pocket scores names in place of image-text models\n" in out
+    monkeypatch.setattr("anymask.grounding.detect.is_here", lambda name: name.startswith("owl"))
+    _, out, _ = run(capsys, "doctor")
+    assert "names     detectors: owlv2-base, owlv2-large\n" in out
+    assert "stand in" not in out and "boxes judge masks in place of image-text models" in out
+    monkeypatch.setattr("anymask.grounding.clip_members.is_here", lambda member: member.architecture == "ViT-L-14")
+    _, out, _ = run(capsys, "doctor", "--json")
+    found = json.loads(out)["grounding"]
+    assert found["scorers"]["ViT-L-14:openai"] and found["detectors"]["owlv2-base"] and not found["stands_in"]
 
 
 def test_doctor_says_what_to_do(pocket, monkeypatch, tmp_path, capsys):

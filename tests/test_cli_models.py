@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import anymask
 from anymask.cli.commands import messages_shown
 from anymask.cli.main import main
+from anymask.grounding import detect
 from anymask.models.catalogue import CATALOGUE
 from anymask.models.load import FAMILIES
 from anymask.types import Image
@@ -62,32 +63,41 @@ def refused(capsys, *words: str) -> str:
 
 
 def test_every_model_is_listed_with_what_it_can_and_costs(pocket, place, capsys):
-    (place / "home" / "models" / "facebook--sam-vit-base").mkdir(parents=True)
+    for hub_id in ("facebook--sam-vit-base", "IDEA-Research--grounding-dino-tiny"):
+        (place / "home" / "models" / hub_id).mkdir(parents=True)
     code, out, err = run(capsys, "models", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
     assert (code, err) == (0, "")
-    assert list(rows) == list(CATALOGUE)
-    assert [name for name, row in rows.items() if row["installed"]] == ["pocket", "sam-vit-base"]
+    assert [name for name, row in rows.items() if row["kind"] == "model"] == list(CATALOGUE)
+    detectors = {name: row for name, row in rows.items() if row["kind"] == "detector"}
+    assert [*CATALOGUE, *detectors] == list(rows) and list(detectors) == list(detect.CATALOGUE)
+    assert {row["family"] for row in detectors.values()} == set(detect.FAMILIES)
+    assert rows["owlv2-base"]["hub_id"] == "google/owlv2-base-patch16-ensemble"
+    assert [name for name, row in rows.items() if row["installed"]] == [
+        *("pocket", "sam-vit-base", "grounding-dino-tiny")
+    ]
     assert [name for name, row in rows.items() if row["gated"]] == ["sam3"]
     assert [name for name, row in rows.items() if row["recommended"]] == ["sam2.1-hiera-base-plus"]
     assert rows["sam3"]["licence"] == "SAM License"
     assert "text" in rows["sam3"]["prompts"]
     assert "text" not in rows["sam-vit-base"]["prompts"]
     for row in rows.values():
-        assert {"negative points"} <= set(row["notes"])
+        assert row["kind"] == "detector" or {"negative points"} <= set(row["notes"])
         assert row["parameters_millions"] > 0
         assert row["megabytes"] > 0
 
 
 def test_the_table_and_the_notes_of_families(pocket, capsys):
     code, out, err = run(capsys, "models")
-    table, *families = out.split("\n\n")
+    table, *families, detectors = out.split("\n\n")
     assert (code, err) == (0, "")
     assert table.splitlines()[0].split() == [
         *("model", "family", "million", "MB", "installed", "gated", "hub", "id", "licence", "of", "the", "weights")
     ]
     assert len(table.splitlines()) == 1 + len(CATALOGUE)
     assert [family.split(":")[0] for family in families] == list(dict.fromkeys(e.family for e in CATALOGUE.values()))
+    assert detectors.splitlines()[0].split() == ["detector", "million", "installed", "hub", "id", "note"]
+    assert [line.split()[0] for line in detectors.splitlines()[1:]] == list(detect.CATALOGUE)
     assert all("negative points: " in family for family in families)
     assert "\n  sam-vit-base, sam-vit-large, sam-vit-huge: the first Segment Anything" in out
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a broken installation raises on import.
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 # What adds to what anymask can do; the packages for its own development are left out.
-_EXTRAS = ("int8", "onnx", "openvino", "supervision", "train")
+_EXTRAS = ("clip", "int8", "onnx", "openvino", "supervision", "train")
 _REINSTALL = "install anymask again in a fresh environment: pip install --force-reinstall anymask"
 
 
@@ -46,6 +46,7 @@ def examine() -> dict[str, Any]:
         "torch": _guarded(_torch, problems, _REINSTALL),
         "packages": _packages(problems),
         "models": _guarded(lambda: _models(problems), problems, _REINSTALL),
+        "grounding": _guarded(_grounding, problems, _REINSTALL),
         "hub": _hub(),
         "problems": problems,
     }
@@ -139,6 +140,21 @@ def _shipped(name: str, path: str, problems: list[dict[str, str]]) -> dict[str, 
     return {"installed": installed, "loads": loads, "seconds": seconds, "path": path}
 
 
+def _grounding() -> dict[str, Any]:
+    """What finds names where models know none, as far as it is here, and what stands in (`load_grounding`)."""
+    from anymask.grounding import clip_members, detect
+
+    detectors = {name: detect.is_here(name) for name in detect.CATALOGUE}
+    scorers = {member.name: clip_members.is_here(member) for member in clip_members.MEMBERS}
+    stands_in = []
+    if not any(detectors.values()):
+        stands_in.append("windows stand in for a detector")
+    if not any(scorers.values()):
+        instead = "boxes judge masks" if any(detectors.values()) else "pocket scores names"
+        stands_in.append(f"{instead} in place of image-text models")
+    return {"detectors": detectors, "scorers": scorers, "stands_in": stands_in}
+
+
 def _hub() -> dict[str, Any]:
     """Where transformers looks for other models; pocket needs none of it."""
     home = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
@@ -160,6 +176,7 @@ def _as_text(found: dict[str, Any]) -> str:
         threads = f"{torch['threads']} threads of {torch['cores']} cores"
         lines.append(f"torch     {torch['version']}, device {device}, {threads}")
     lines += [f"model     {name}: {_state(model)}" for name, model in (found["models"] or {}).items()]
+    lines += _grounding_lines(found["grounding"]) if found["grounding"] else []
     for name, row in found["packages"].items():
         kind = "" if row["required"] else " (optional)"
         lines.append(f"package   {name} {row['version'] or 'is not installed'}{kind}")
@@ -169,6 +186,12 @@ def _as_text(found: dict[str, Any]) -> str:
     if not found["problems"]:
         return "\n".join([*lines, "", "Nothing is missing."])
     return "\n".join([*lines, "", *(f"PROBLEM   {one['what']}\n  do      {one['do']}" for one in found["problems"])])
+
+
+def _grounding_lines(grounding: dict[str, Any]) -> list[str]:
+    here = {kind: [name for name, is_here in grounding[kind].items() if is_here] for kind in ("detectors", "scorers")}
+    rows = [f"names     {kind}: {', '.join(names) or 'none on this machine'}" for kind, names in here.items()]
+    return [*rows, *(f"names     {line}" for line in grounding["stands_in"])]
 
 
 def _state(model: dict[str, Any]) -> str:

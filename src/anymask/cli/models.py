@@ -1,11 +1,14 @@
-"""`anymask models`: the catalogue as a table or JSON; `pack` and `unpack` carry a model to where no network is."""
+"""`anymask models`: all models and detectors with a name, as tables or JSON; `pack`, `unpack` carry a model elsewhere."""
 
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anymask.cli.commands import DONE, Command, show_json, table
+
+if TYPE_CHECKING:
+    from anymask.models.catalogue import Entry
 
 
 def add_list_flags(parser: argparse.ArgumentParser) -> None:
@@ -13,17 +16,20 @@ def add_list_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Shows every model that can be named, whether its weights are here or not."""
+    """Shows every model and detector that can be named, whether its weights are here or not."""
+    from anymask.grounding import detect
     from anymask.models.catalogue import CATALOGUE
     from anymask.models.sources import find
 
-    rows = [{**entry.describe(), "installed": find(name) is not None} for name, entry in CATALOGUE.items()]
+    rows = [_row(entry, "model", find(name) is not None) for name, entry in CATALOGUE.items()]
+    detectors = [_row(entry, "detector", detect.is_here(name)) for name, entry in detect.CATALOGUE.items()]
     if args.json:
-        show_json(rows)
+        show_json([*rows, *detectors])
         return DONE
     print(table([_short(row) for row in rows]))
     for family in dict.fromkeys(row["family"] for row in rows):
         print(f"\n{_about([row for row in rows if row['family'] == family])}")
+    print(f"\n{table([_short_detector(row) for row in detectors])}")
     return DONE
 
 
@@ -72,6 +78,10 @@ def run_unpack(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _row(entry: "Entry", kind: str, installed: bool) -> dict[str, Any]:
+    return {**entry.describe(), "kind": kind, "installed": installed}
+
+
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": row["name"],
@@ -82,6 +92,17 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
         "gated": row["gated"],
         "hub id": row["hub_id"] or "-",
         "licence of the weights": row["licence"],
+    }
+
+
+def _short_detector(row: dict[str, Any]) -> dict[str, Any]:
+    """Those of a family differ in size and in what their notes say."""
+    return {
+        "detector": row["name"],
+        "million": f"{row['parameters_millions']:g}",
+        "installed": row["installed"],
+        "hub id": row["hub_id"],
+        "note": row["note"],
     }
 
 
@@ -99,12 +120,12 @@ def _size(manifest: Any) -> dict[str, Any]:
 
 
 MODELS = Command(
-    description="Which models can be named with -m, what they understand, and whether their weights are here.",
+    description="Which models and detectors can be named, what they understand, and whether their weights are here.",
     examples=("anymask models", "anymask models --json"),
     notes="""\
 -m takes a name of this list, a hub id, a folder as transformers saves it, or an original checkpoint (sam_vit_*.pth,
-sam_hq_*.pth, mobile_sam.pt, sam2*.pt, edgetam.pt, sam3.pt). Weights that are nowhere here are fetched from the hub
-once; to carry them to a machine without network: anymask models pack --help""",
+sam_hq_*.pth, mobile_sam.pt, sam2*.pt, edgetam.pt, sam3.pt). --detector takes a name of the last table. Weights that are nowhere here are fetched from the hub
+once; to carry those of a model to a machine without network: anymask models pack --help""",
     add_flags=add_list_flags,
     run=run_list,
 )
