@@ -1,4 +1,4 @@
-"""`anymask models`: all models and detectors with a name, as tables or JSON; `pack`, `unpack` carry a model elsewhere."""
+"""`anymask models`: models and detectors with a name, as tables or JSON; `pack`, `unpack` carry a model elsewhere."""
 
 import argparse
 import shlex
@@ -124,8 +124,9 @@ MODELS = Command(
     examples=("anymask models", "anymask models --json"),
     notes="""\
 -m takes a name of this list, a hub id, a folder as transformers saves it, or an original checkpoint (sam_vit_*.pth,
-sam_hq_*.pth, mobile_sam.pt, sam2*.pt, edgetam.pt, sam3.pt). --detector takes a name of the last table. Weights that are nowhere here are fetched from the hub
-once; to carry those of a model to a machine without network: anymask models pack --help""",
+sam_hq_*.pth, mobile_sam.pt, sam2*.pt, edgetam.pt, sam3.pt); --detector takes a name of the last table. Weights that are
+nowhere here are fetched from the hub once; to carry those of a model to a machine without network: anymask models pack
+--help""",
     add_flags=add_list_flags,
     run=run_list,
 )
