@@ -285,7 +285,7 @@ def test_without_a_scorer_masks_are_judged_by_their_boxes():
     finder = Known((CAT, "cat", 0.9))
     masks = segment(IMAGE, text="cat", model=Boxes(), detector=Grounding(finder, None), cleanup=None)
     assert masks.boxes.tolist() == [list(CAT)] and masks.made_by["scorer"] is None
-    assert masks.measures["text"].tolist() == pytest.approx([0.9])
+    assert masks.measures["text"].tolist() == pytest.approx([1.0])
 
 
 def test_a_cat_is_found_through_windows(pocket):
