@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GroundingDinoProcessor, Owlv2Processor
 
-from anymask.grounding import detected
+from anymask.grounding import detected, dino
 from anymask.grounding.detect import CATALOGUE, DEFAULT, is_here, load_detector
 from anymask.grounding.protocol import DetectionThresholds, Detector
 from anymask.models.load import check
@@ -378,3 +378,16 @@ def test_each_entry_says_what_a_user_wants_to_know():
         about = entry.describe()
         assert name == entry.name and about["hub_id"].count("/") == 1 and about["megabytes"] > 600
         assert about["licence"] == "Apache-2.0" and about["note"] and about["prompts"] == ["text"]
+
+
+def test_words_below_the_text_threshold_do_not_count():
+    probs = np.asarray([[0.5, 0.2, 0.5, 0.1]], np.float32)
+    spans = [slice(0, 2), slice(2, 4)]
+    best, mean = dino._of_spans(probs, spans, 0.15)
+    np.testing.assert_allclose(best, [[0.5, 0.5]])
+    np.testing.assert_allclose(mean, [[0.35, 0.25]])
+    detector = tiny_dino()
+    image = noise_image((90, 130))
+    low = detector.detect(image, ["dog", "red car"], DetectionThresholds(0.001, 0.0))
+    high = detector.detect(image, ["dog", "red car"], DetectionThresholds(0.001, 0.99))
+    assert len(low) > 0 and len(high) == 0

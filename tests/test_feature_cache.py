@@ -166,3 +166,13 @@ def test_a_folder_that_cannot_be_written_is_said_and_ends_nothing(tmp_path, capl
 def test_negative_sizes_are_refused(wrong):
     with pytest.raises(ValueError, match="held and most_mb must be 0 or more, got"):
         FeatureCache(**wrong)
+
+
+def test_files_that_are_not_its_own_are_left_alone(tmp_path):
+    weights = tmp_path / "my_weights.safetensors"
+    weights.write_bytes(b"x" * 200_000)
+    cache = FeatureCache(tmp_path, most_mb=0.1)
+    for i in range(3):
+        cache.tensors(f"key {i}", lambda: {"a": torch.zeros(20_000)})
+    assert weights.stat().st_size == 200_000
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.features.safetensors")) <= 100_000

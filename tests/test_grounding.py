@@ -137,6 +137,27 @@ def test_a_name_refused_more_surely_is_no_find():
     assert masks.labels == ("cat",) and masks.boxes.tolist() == [list(DOG)]
 
 
+def test_a_negative_name_that_is_hardly_surer_takes_nothing_away():
+    grounding = known((CAT, "cat", 0.5), (CAT, "toy cat", 0.52))
+    assert segment(IMAGE, text="cat", not_text="toy cat", model=Boxes(), detector=grounding).labels == ("cat",)
+
+
+def test_why_a_name_is_missing_is_told():
+    grounding = known((CAT, "cat", 0.5), (CAT, "toy", 0.8), (DOG, "dog", 0.9), (DOG, "wolf", 0.6))
+    names = ["cat", "dog", "wolf", "cow"]
+    masks = segment(IMAGE, text=names, not_text="toy", model=Boxes(), detector=grounding)
+    assert masks.labels == ("dog",)
+    assert masks.made_by["missing"] == {"cat": "taken by 'toy'", "wolf": "taken by 'dog'", "cow": "0.00 of 0.30"}
+
+
+def test_no_candidate_is_of_a_negative_name():
+    grounding = known((CAT, "cat", 0.5), (DOG, "toy", 0.9))
+    weighed = segment(IMAGE, text="cat", not_text="toy", model=Boxes(), detector=grounding).candidates
+    assert set(weighed.labels) == {"cat"}
+    only = known((DOG, "toy", 0.9))
+    assert segment(IMAGE, text="cat", not_text="toy", model=Boxes(), detector=only).candidates is None
+
+
 def test_nothing_found_says_how_near_it_was():
     model = Boxes()
     masks = segment(IMAGE, text=["cat", "cow"], model=model, detector=known((CAT, "cat", 0.2)))
@@ -285,7 +306,7 @@ def test_without_a_scorer_masks_are_judged_by_their_boxes():
     finder = Known((CAT, "cat", 0.9))
     masks = segment(IMAGE, text="cat", model=Boxes(), detector=Grounding(finder, None), cleanup=None)
     assert masks.boxes.tolist() == [list(CAT)] and masks.made_by["scorer"] is None
-    assert masks.measures["text"].tolist() == pytest.approx([0.9])
+    assert masks.measures["text"].tolist() == pytest.approx([1.0])
 
 
 def test_a_cat_is_found_through_windows(pocket):

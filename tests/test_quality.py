@@ -97,6 +97,7 @@ def test_no_masks_have_no_criteria():
 def test_weights_are_read():
     assert parse_weights("text=0.5, size=0") == QualityWeights(text=0.5, size=0)
     assert parse_weights("best_size=0.01-0.9").best_size == (0.01, 0.9)
+    assert parse_weights("best_size=1e-3-0.5").best_size == (0.001, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -114,5 +115,8 @@ def test_impossible_weights_are_refused():
         QualityWeights(0, 0, 0, 0)
     with pytest.raises(ValueError, match="weights must be at least 0"):
         QualityWeights(text=-1)
+    for strange in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weights must be at least 0"):
+            QualityWeights(text=strange)
     with pytest.raises(ValueError, match="best_size must be two shares of the image"):
         QualityWeights(best_size=(0.5, 0.1))

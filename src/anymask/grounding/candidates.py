@@ -59,10 +59,11 @@ class Draft:
         """The best so far."""
         return self.candidates[0]
 
-    def with_more(self, more: Sequence[Candidate]) -> "Draft":
-        """Further candidates, the best of all in front; of equally good ones the earlier."""
-        ranked = sorted([*self.candidates, *more], key=lambda one: -one.quality)
-        return replace(self, candidates=tuple(ranked))
+    def with_more(self, better: Sequence[Candidate]) -> "Draft":
+        """With the best of these chosen; the others follow by quality."""
+        first = max(better, key=lambda one: one.quality)
+        rest = [one for one in (*self.candidates, *better) if one is not first]
+        return replace(self, candidates=(first, *sorted(rest, key=lambda one: -one.quality)))
 
 
 def answer(model: Model, features: Features, prompts: Sequence[Prompt]) -> list[tuple[Candidate, ...]]:

@@ -110,7 +110,8 @@ class DinoDetector:
         """Boxes with the name that each shows best; a box and a name score as the best of the name's word pieces.
 
         Of the names that score at least both thresholds, the label is the one whose pieces are the most probable on
-        average: of "red car" and "toy car", which share a piece, the right one.
+        average, where a piece below the text threshold counts as 0: of "red car" and "toy car", which share a piece,
+        the right one.
         """
         wanted, limits = check_names(names), thresholds or self.thresholds
         captions, notes = self.captions(wanted)
@@ -119,7 +120,7 @@ class DinoDetector:
         nearest = dict.fromkeys(wanted, 0.0)
         parts = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
         for caption, (boxes, probs) in zip(captions, answers, strict=True):
-            best, mean = _of_spans(probs, list(caption.spans.values()))
+            best, mean = _of_spans(probs, list(caption.spans.values()), limits.text)
             nearest |= {name: float(column.max()) for name, column in zip(caption.spans, best.T, strict=True)}
             rows, columns = _labelled(best, mean, max(limits.box, limits.text))
             own = np.asarray([wanted.index(name) for name in caption.spans])
@@ -189,11 +190,12 @@ def shipped_tokenizer() -> Any:
 
 
 def _of_spans(
-    probs: Float[np.ndarray, "q t"], spans: Sequence[slice]
+    probs: Float[np.ndarray, "q t"], spans: Sequence[slice], text_threshold: float
 ) -> tuple[Float[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
-    """The highest and the mean probability over the pieces of each name."""
+    """The highest probability over the pieces of each name, and the mean, to which only pieces that count add."""
     best = np.stack([probs[:, span].max(axis=1) for span in spans], axis=1)
-    return best, np.stack([probs[:, span].mean(axis=1) for span in spans], axis=1)
+    counted = np.where(probs >= text_threshold, probs, 0)
+    return best, np.stack([counted[:, span].mean(axis=1) for span in spans], axis=1)
 
 
 def _labelled(

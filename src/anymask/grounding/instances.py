@@ -6,7 +6,7 @@ Three rules, in this order, each about masks A and B, of any names unless said o
 - *Same*: their IoU is at least 0.5, or one lies to 0.9 in the other and is at least a third of it: the surer stays.
 - *Part*: A lies to 0.9 within a surer B of the same name: A goes. Under another name it stays: a wheel is no car.
 
-What they are worth is in docs/text.md.
+Negative names take away what they are clearly surer of. What the rules are worth is in docs/text.md.
 """
 
 import numpy as np
@@ -23,6 +23,7 @@ SMALLER = 0.8  # a member of a group is at most this share of it
 APART = 0.5  # of the smaller of two members, at most, lies in the other
 SURE = 0.6  # of the score of a group, at least, is the mean score of its members
 REFUSED_SHARE = 0.5
+CLEARLY = 1.1  # times as sure is a negative name that takes an object away: names alike ("car", "toy car") score alike
 
 
 def one_each(masks: Masks) -> Masks:
@@ -41,13 +42,20 @@ def one_each(masks: Masks) -> Masks:
 
 
 def without(masks: Masks, refused: Masks) -> Masks:
-    """The rows that no surer row of `refused` shares half of the smaller mask with."""
+    """The rows that no clearly surer row of `refused` shares half of the smaller mask with."""
     if not len(masks) or not len(refused):
         return masks
     smaller = np.maximum(np.minimum(masks.areas[:, None], refused.areas[None]), 1)
     shared = rle.intersections(masks.rles, refused.rles) / smaller
-    beaten = (shared > REFUSED_SHARE) & (refused.scores[None] >= masks.scores[:, None])
+    beaten = (shared > REFUSED_SHARE) & (refused.scores[None] >= CLEARLY * masks.scores[:, None])
     return masks[np.flatnonzero(~beaten.any(axis=1))]
+
+
+def taker(lost: Masks, others: Masks) -> str:
+    """The label of the other mask that covers most of the surest lost one; empty where none covers half of it."""
+    surest = lost[int(np.argmax(lost.scores))]
+    shares = rle.intersections(surest.rles, others.rles)[0] / max(int(surest.areas[0]), 1)
+    return others.labels[int(shares.argmax())] if len(others) and shares.max() >= REFUSED_SHARE else ""
 
 
 def united(masks: Masks) -> Masks:

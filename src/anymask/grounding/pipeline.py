@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anymask.grounding.candidates import Candidate, Draft, answer
-from anymask.grounding.instances import one_each, without
+from anymask.grounding.instances import one_each, taker, without
 from anymask.grounding.protocol import Detections, DetectionThresholds, Detector, ScoreMaps, Scorer
 from anymask.grounding.quality import CRITERIA, QualityWeights, measure_quality
 from anymask.grounding.refine import refine
+from anymask.grounding.windows import WindowDetector
 from anymask.models.feature_cache import FeatureCache
 from anymask.models.protocol import Model
 from anymask.ops.boxes import iou as box_iou
@@ -28,7 +29,10 @@ from anymask.prompting import crop_around
 from anymask.types import Image, Masks, Prompt
 
 MOST_OBJECTS = 100  # boxes that are asked for, the surest
-LEAST_SCORE = 0.13  # of a name's threshold: what is less sure is noise, and no object of ours was lost with it
+LEAST_SCORE, LEAST_SHARE = (
+    0.13,
+    0.15,
+)  # of the threshold, and of the name's surest: less sure finds of windows are noise
 SHOWN = 3  # candidates of the surest object that the result keeps
 ZOOM_MARGIN = 0.5  # around the box of a closer view, in its longer side
 
@@ -79,6 +83,7 @@ class _Search:
     prompts: tuple[Prompt, ...]
     zoom: bool
     seconds: dict[str, float] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)  # the name that covers what was found of a name
 
     def run(self) -> Masks:
         with self._timed("detect"):
@@ -116,9 +121,10 @@ class _Search:
         return float(learned.get(name, self.thresholds.box))
 
     def _lowest(self) -> DetectionThresholds:
-        """What the detector must not leave out; a word may be no surer than the surest word of its name."""
+        """What the detector must not leave out; where nobody says from when on a word counts, as soon as its name."""
         box = min(self.threshold_of(name) for name in self.names)
-        return DetectionThresholds(box, min(self.thresholds.text, box))
+        asked = self.grounding.settings.text_threshold
+        return DetectionThresholds(box, min(self.thresholds.text, box) if asked is None else asked)
 
     def _draft(self, found: Detections) -> list[Draft]:
         """The candidates of every box that counts, judged."""
@@ -161,10 +167,10 @@ class _Search:
     def _text(
         self, owners: Sequence[Draft], flat: Sequence[Candidate], small: Bool[np.ndarray, "n h w"]
     ) -> Float[np.ndarray, "n"]:
-        """What the scorer says of each mask; without one, the detector's score times how well it fills its box."""
+        """What the scorer says of each mask; without one, how well it fills the box that was found."""
         scorer = self.grounding.scorer
         if scorer is None:
-            return np.asarray([owner.detected * _fills(owner, one) for owner, one in zip(owners, flat, strict=True)])
+            return np.asarray([_fills(owner, one) for owner, one in zip(owners, flat, strict=True)])
         rows = [self.names.index(owner.label) for owner in owners]
         return scorer.score_masks(self.image, small, self.names)[np.arange(len(flat)), rows]
 
@@ -194,13 +200,29 @@ class _Search:
         rows = np.asarray([label in self.wanted for label in masks.labels])
         kept = without(masks[rows], masks[~rows])
         kept = one_each(kept) if self.grounding.settings.settle else kept
-        least = np.asarray([LEAST_SCORE * self.threshold_of(label) for label in kept.labels])
-        kept = kept[np.flatnonzero(kept.scores >= least)]
+        kept = kept[np.flatnonzero(kept.scores >= self._least(kept))]
         kept = kept[np.argsort(-kept.scores, kind="stable")]
-        surest = max(drafts, key=score_of).candidates[:SHOWN]
-        shown = [max(drafts, key=score_of)] * len(surest)
-        weighed = _as_masks(surest, shown, [one.quality for one in surest])
-        return replace(kept, ids=np.arange(1, len(kept) + 1), candidates=weighed)
+        found = {name: own for name in self.wanted if (own := _are(masks, name)).any()}
+        self.taken.update({name: taker(masks[own], masks[~own]) for name, own in found.items()})
+        return replace(kept, ids=np.arange(1, len(kept) + 1), candidates=self._weighed(drafts))
+
+    def _least(self, masks: Masks) -> Float[np.ndarray, "n"]:
+        """The score that each row must have: windows find noise beside what they find."""
+        if not isinstance(self.grounding.detector, WindowDetector):
+            return np.zeros(len(masks))
+        surest = {name: masks.scores[_are(masks, name)].max() for name in set(masks.labels)}
+        return np.asarray(
+            [max(LEAST_SCORE * self.threshold_of(name), LEAST_SHARE * surest[name]) for name in masks.labels]
+        )
+
+    def _weighed(self, drafts: Sequence[Draft]) -> Masks | None:
+        """The candidates of the surest object of a name that is wanted."""
+        wanted = [draft for draft in drafts if draft.label in self.wanted]
+        if not wanted:
+            return None
+        surest = max(wanted, key=score_of)
+        best = surest.candidates[:SHOWN]
+        return _as_masks(best, [surest] * len(best), [one.quality for one in best])
 
     def _made_by(self, found: Detections, masks: Masks, refined: Mapping[str, int]) -> dict[str, Any]:
         missing = [name for name in self.wanted if name not in masks.labels]
@@ -211,10 +233,18 @@ class _Search:
             "scorer": scorer.name if scorer else None,
             "thresholds": {name: round(self.threshold_of(name), 4) for name in self.wanted},
             "nearest": {name: round(float(found.nearest.get(name, 0.0)), 4) for name in missing},
+            "missing": {name: self._why_missing(name, found.nearest.get(name, 0.0)) for name in missing},
             "refined": dict(refined),
             "seconds": {stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
             "notes": list(notes),
         }
+
+    def _why_missing(self, name: str, nearest: float) -> str:
+        """In words that follow the name."""
+        threshold = self.threshold_of(name)
+        if nearest < threshold:
+            return f"{nearest:.2f} of {threshold:.2f}"
+        return f"taken by {self.taken[name]!r}" if self.taken.get(name) else "there, but no mask of it is sure enough"
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -223,6 +253,10 @@ class _Search:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _are(masks: Masks, name: str) -> Bool[np.ndarray, "n"]:
+    return np.asarray([label == name for label in masks.labels], bool)
 
 
 def score_of(draft: Draft) -> float:

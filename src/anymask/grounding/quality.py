@@ -35,7 +35,7 @@ class QualityWeights:
 
     def __post_init__(self) -> None:
         weights = self.weights
-        if min(weights) < 0 or sum(weights) <= 0:
+        if not np.isfinite(weights).all() or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"weights must be at least 0, and one of them more, got {weights}")
         low, high = self.best_size
         if not 0 <= low <= high <= 1:
@@ -116,7 +116,7 @@ def parse_weights(text: str) -> QualityWeights:
     for part in text.split(","):
         name, _, value = (side.strip() for side in part.partition("="))
         try:
-            values[name] = tuple(map(float, value.split("-"))) if name == "best_size" else float(value)
+            values[name] = tuple(map(float, value.rsplit("-", 1))) if name == "best_size" else float(value)
         except ValueError:
             name = ""
         if name not in (*CRITERIA, "best_size") or (name == "best_size" and len(values[name]) != 2):

@@ -28,7 +28,7 @@ from anymask.ops.grids import CropBox
 from anymask.types import Features, Image
 
 TENSORS_MB = 64.0  # of what `tensors` keeps in memory: text features and the like, small and many
-SUFFIX = ".safetensors"
+SUFFIX = ".features.safetensors"  # other files in the folder are not the cache's, and are left alone
 CHANNELS_LAST = "channels_last"  # in a file's metadata: the names of tensors that are laid out so
 
 _log = logging.getLogger("anymask")
