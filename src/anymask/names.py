@@ -4,7 +4,6 @@ Either way no object has two names, and what a negative name claims more surely 
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from anymask.asking import check_placed, check_understood
-from anymask.grounding.instances import one_each, united, without
+from anymask.grounding.instances import CLEARLY, one_each, united, without
 from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
 from anymask.models.capabilities import presence_threshold
@@ -189,7 +188,8 @@ class _Lost:
         rows = self.found[np.flatnonzero([label == name for label in self.found.labels])]
         others = Masks.concat([self.refused, self.kept])
         if len(rows) and len(others):
-            surer = others.scores[None] >= rows.scores[:, None]
+            clearly = np.repeat([CLEARLY, 1.0], [len(self.refused), len(self.kept)])
+            surer = others.scores[None] >= clearly * rows.scores[:, None]
             shared = rle.intersections(rows.rles, others.rles) * surer / np.maximum(rows.areas[:, None], 1)
             if shared.any():
                 return f"taken by {others.labels[int(shared.max(axis=0).argmax())]!r}"
@@ -219,9 +219,15 @@ def _made_by_all(parts: Sequence[Masks], kept: Masks) -> dict[str, Any]:
         nearest[name] = round(max(best["nearest"].get(name, 0.0), float(detected)), 4)
         below = _below(nearest[name], first["thresholds"][name])
         missing[name] = below or (lost.why(name) if rows.any() else best.get("missing", {}).get(name, UNSURE))
-    sums = {key: dict(sum((Counter(one[key]) for one in told), Counter())) for key in ("refined", "seconds")}
+    sums = {key: _summed([one[key] for one in told]) for key in ("refined", "seconds")}
     notes = list(dict.fromkeys(note for one in told for note in one["notes"]))
     return {**first, "nearest": nearest, "missing": missing, **sums, "notes": notes}
+
+
+def _summed(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        key: round(sum(one.get(key, 0) for one in counts), 4) for key in dict.fromkeys(k for one in counts for k in one)
+    }
 
 
 def _below(score: float, threshold: float) -> str:
