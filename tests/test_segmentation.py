@@ -1,6 +1,7 @@
 """The public `segment` on the tiny model and on a model with known answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from anymask.asking import collect_prompts
+from anymask.models.feature_cache import FeatureCache
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
 from anymask.names import find
@@ -285,7 +287,7 @@ def test_names_in_tiles_are_found_as_in_one_look() -> None:
 
 def test_a_union_in_tiles_is_the_union() -> None:
     image, truth = coloured()
-    masks = segment(image, text=["red", "blue"], model=ColourModel(), tile=128, semantic=True, cleanup=None)
+    masks = segment(image, text=["red", "blue"], model=ColourModel(), tile=128, semantic=True)
     assert masks.labels == ("red", "blue") and masks.ids.tolist() == [1, 2]
     for mask, name in zip(masks.masks, masks.labels, strict=True):
         np.testing.assert_array_equal(mask, np.any(truth[name], axis=0))
