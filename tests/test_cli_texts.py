@@ -88,6 +88,40 @@ def test_nothing_found_says_how_near_it_was(here, capsys):
     assert row["made_by"]["nearest"].keys() == {"locomotive"}
 
 
+def test_what_would_have_no_effect_is_refused(here, capsys):
+    text, windows = ["--text", "cat"], ["--text", "cat", "--detector", "windows"]
+    for words, message in (
+        ([*text, "--background", "grey"], "--background is for names that a detector finds, and this model finds"),
+        ([*text, "--no-refine"], "--no-refine is for names that a detector finds, and this model finds names itself"),
+        (["--point", "9,9", "--cleanup", "classic"], "--cleanup is for masks of texts, and there is no --text"),
+        (["--point", "9,9", "--raw"], "--raw is for masks of texts, and there is no --text"),
+        (["--point", "9,9", "--background", "pink"], "--background must be blurred or grey, got 'pink'"),
+        ([*text, "--raw", "--cleanup", "adaptive"], "--raw leaves masks as they are and --cleanup cleans them"),
+        ([*windows, "--text-threshold", "0.2"], "--text-threshold is for detectors of phrases, and windows of pocket"),
+        ([*windows, "--box-threshold", "0"], "--box-threshold must be above 0 for windows: every place reaches 0"),
+        ([*windows, "--scorer", "pocket", "--scorer", "ViT-L-14:openai"], "the scorer pocket stands alone"),
+        ([*text, "--detector", "no/such/dino.pth", "--fallback"], "no such detector file or folder: no/such/dino.pth"),
+    ):
+        code, out, err = run(capsys, "photos/cat.jpg", *words)
+        assert (code, out) == (2, "") and message in err, err
+
+
+def test_a_text_beside_a_point_is_not_looked_at_closer_and_a_name_is_asked_for_once(here, capsys):
+    words = ["--text", "locomotive", "--text", " Locomotive", "--point", "100,70", "--zoom", "--json"]
+    [row] = json.loads(run(capsys, "photos/cat.jpg", *words)[1])
+    assert len(row["masks"]) == 1 and list(row["made_by"]["missing"]) == ["locomotive"]
+
+
+def test_what_was_learned_for_another_detector_is_noted(here, capsys):
+    write_scorer(Path("other.json"), FittedScorer(None, None, {}, {"dino": {"cat": 0.2}}))
+    save_concept(Concept("dog", "pocket", thresholds={"dino": 0.2}), "dog.safetensors")
+    words = ["photos/cat.jpg", "--text", "cat", "--scorer-file", "other.json", "--concept", "dog.safetensors"]
+    assert "other.json holds no threshold for pocket: the usual one holds" in run(capsys, *words)[2]
+    [row] = json.loads(run(capsys, *words, "--detector", "windows", "--json")[1])
+    for source in ("other.json", "the concept 'dog'"):
+        assert f"{source} holds no threshold for windows of pocket: the usual one holds" in row["made_by"]["notes"]
+
+
 def test_raw_masks_are_those_of_the_model(here, capsys):
     def masks(*words):
         return [

@@ -200,6 +200,16 @@ def test_semantic_merges_and_tiles_join():
     assert set(tiled.labels) == {"cat"} and tiled.made_by["detector"] == "known"
 
 
+def test_what_tiles_say_is_put_together():
+    grounding = known((CAT, "cat", 0.9), (DOG, "dog", 0.2))
+    one, tiled = (
+        segment(IMAGE, text=["cat", "dog"], model=Boxes(), detector=grounding, tile=tile).made_by for tile in (None, 64)
+    )
+    assert tiled["missing"] == one["missing"] == {"dog": "0.20 of 0.30"} and tiled["nearest"] == {"dog": 0.2}
+    assert tiled["refined"]["tried"] >= one["refined"]["tried"] and set(tiled["seconds"]) == set(one["seconds"])
+    assert tiled["refined"].keys() == one["refined"].keys()
+
+
 def test_low_masks_are_asked_for_again_at_most_three_times():
     class Vague(Known):
         def score_masks(self, image, masks, names):

@@ -1,6 +1,7 @@
 """The public `segment` on the tiny model and on a model with known answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from anymask.asking import collect_prompts
+from anymask.models.feature_cache import FeatureCache
 from anymask.models.load import load
 from anymask.models.protocol import Capabilities, CheckpointError, Decoded, EncodedText, Grounded, Thresholds
 from anymask.names import find
@@ -289,6 +291,46 @@ def test_a_union_in_tiles_is_the_union() -> None:
     assert masks.labels == ("red", "blue") and masks.ids.tolist() == [1, 2]
     for mask, name in zip(masks.masks, masks.labels, strict=True):
         np.testing.assert_array_equal(mask, np.any(truth[name], axis=0))
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+def test_a_missing_name_says_why(tile: int | None) -> None:
+    image, _ = coloured()
+    masks = segment(image, text=["red", "crimson"], not_text="blood", model=_Synonyms(), tile=tile)
+    assert len(masks) == 0
+    made_by = masks.made_by
+    assert made_by["missing"] == {"red": "taken by 'blood'", "crimson": "0.20 of 0.50"}
+    assert made_by["nearest"] == {"red": 0.5, "crimson": 0.2} and set(made_by["seconds"]) == {"encode", "ground"}
+
+
+def test_a_name_that_another_takes_says_which() -> None:
+    image, _ = coloured()
+    masks = segment(image, text=["blood", "red"], model=_Synonyms(), tile=128)
+    assert set(masks.labels) == {"blood"} and masks.made_by["missing"] == {"red": "taken by 'blood'"}
+    assert {"encode", "ground", "clean"} == set(masks.made_by["seconds"])
+
+
+def test_tiles_are_encoded_once_where_a_cache_is_kept() -> None:
+    image, _ = coloured()
+    kept = _Kept()
+    segment(image, boxes=[(5, 50, 15, 60)], text="red", model=ColourModel(), tile=128, cache=kept)
+    assert kept.asked == [(128, 128), (180, 300), *[(128, 128)] * 6]
+
+
+class _Kept(FeatureCache):
+    asked: list[tuple[int, int]]
+
+    def encode(self, model, image, crop_box=None):  # type: ignore[no-untyped-def]
+        self.__dict__.setdefault("asked", []).append(image.size)
+        return super().encode(model, image, crop_box)
+
+
+class _Synonyms(ColourModel):
+    """All names mean red; "blood" is the surest, "crimson" not sure enough."""
+
+    def _one(self, pixels: np.ndarray, name: str, instances: bool) -> Grounded:
+        presence = {"blood": 0.9, "red": 0.5, "crimson": 0.2}[name]
+        return replace(super()._one(pixels, "red", instances), presence=presence)
 
 
 def test_where_no_tile_sees_a_name_the_whole_image_has_the_word() -> None:

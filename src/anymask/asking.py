@@ -34,7 +34,7 @@ def collect_prompts(
     if boxes is not None:
         wanted += [Prompt.box(*box) for box in np.asarray(boxes, np.float32).reshape(-1, 4).tolist()]
     against = [not_text] if isinstance(not_text, str) else list(not_text or ())
-    names = [text] if isinstance(text, str) else list(text or ())
+    names = distinct_names([text] if isinstance(text, str) else list(text or ()))
     if against and not names:
         raise ValueError("a negative text needs a text: it says what not to take for it")
     named = [Prompt.text(name, against) for name in names]
@@ -42,6 +42,14 @@ def collect_prompts(
     if not wanted:
         raise ValueError("nothing to segment: give a point, a box, a mask, a text or an exemplar")
     return wanted
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Each name once: those that differ in case or blanks alone are one, as it is spelt first."""
+    first = dict[str, str]()
+    for name in names:
+        first.setdefault(" ".join(name.casefold().split()), name)
+    return list(first.values())
 
 
 def as_exemplars(
@@ -81,7 +89,7 @@ def check_wanted(prompts: Sequence[Prompt], *, multimask: bool = False, zoom: bo
 
 
 def check_zoom(model: Model, prompts: Sequence[Prompt], grounding: Grounding | None, *, zoom: bool) -> None:
-    """Raises ValueError where a closer look would have no effect on any prompt."""
+    """Raises ValueError where a closer look would have no effect: on nothing but names that the model finds itself."""
     if zoom and grounding is None and not any(prompt.is_spatial for prompt in prompts):
         raise ValueError(f"{model.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector")
 

@@ -4,7 +4,7 @@ Either way no object has two names, and what a negative name claims more surely 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from anymask.asking import check_placed, check_understood
-from anymask.grounding.instances import one_each, united, without
+from anymask.grounding.instances import CLEARLY, one_each, united, without
 from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
 from anymask.models.capabilities import presence_threshold
@@ -23,6 +23,8 @@ from anymask.ops.grids import CropBox
 from anymask.prompting import place
 from anymask.tiling import Grid, lift
 from anymask.types import Features, Image, Masks, Prompt, Size
+
+UNSURE = "there, but no instance of it is sure enough"
 
 
 def find(
@@ -48,8 +50,15 @@ def ground(model: Model, features: Features, prompts: Sequence[Prompt], *, seman
     started = time.perf_counter()
     text = _encode_names(model, prompts)
     found = model.ground(features, text, instances=len(text.names) > len(prompts) or not semantic)
-    masks = _settled(*_rows_of(found, model, features, prompts, semantic), semantic)
-    return replace(masks, made_by=_made_by(model, prompts, found, masks, time.perf_counter() - started))
+    wanted, refused = _rows_of(found, model, features, prompts, semantic)
+    masks = _settled(wanted, refused, semantic)
+    made_by = _made_by(model, prompts, [one.presence for one in found], _Lost(wanted, refused, masks))
+    return replace(masks, made_by=with_seconds(made_by, "ground", time.perf_counter() - started))
+
+
+def with_seconds(made_by: Mapping[str, Any], stage: str, seconds: float) -> dict[str, Any]:
+    """What is known of a run, and how long one stage of it took."""
+    return {**made_by, "seconds": {**made_by.get("seconds", {}), stage: round(seconds, 4)}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,37 +73,50 @@ class Names:
 
     def in_image(self, semantic: bool, zoom: bool) -> Masks:
         if self.grounding is None:
-            return ground(self.model, self.cache.encode(self.model, self.image), self.prompts, semantic=semantic)
+            started = time.perf_counter()
+            features = self.cache.encode(self.model, self.image)
+            seconds = time.perf_counter() - started
+            masks = ground(self.model, features, self.prompts, semantic=semantic)
+            return replace(masks, made_by=with_seconds(masks.made_by, "encode", seconds))
         found = self.grounding.find(self.model, self.image, self.prompts, zoom=zoom)
         return united(found) if semantic else found
 
     def in_tiles(self, grid: Grid, semantic: bool) -> Masks:
         if self.grounding is None:
-            return _names_in_tiles(self.model, grid, self.prompts, semantic)
+            return _names_in_tiles(self.model, self.cache, grid, self.prompts, semantic)
         crops = [(crop, self.grounding.find(self.model, grid.cut_out(crop), self.prompts)) for crop in grid.crops]
-        joined = join([(crop, lift(masks, crop, self.image.size)) for crop, masks in crops], self.image.size)
-        found = replace(_settled(joined, Masks.empty(self.image.size), False), made_by=crops[0][1].made_by)
+        parts = [(crop, lift(masks, crop, self.image.size)) for crop, masks in crops]
+        found = _settled(join(parts, self.image.size), Masks.empty(self.image.size), False)
+        found = replace(found, made_by=_made_by_all([masks for _, masks in parts], found))
         return united(found) if semantic else found
 
 
-def _names_in_tiles(model: Model, grid: Grid, prompts: Sequence[Prompt], semantic: bool) -> Masks:
+def _names_in_tiles(model: Model, cache: FeatureCache, grid: Grid, prompts: Sequence[Prompt], semantic: bool) -> Masks:
     """Names in the whole image and in every tile: their instances joined across seams, or their unions."""
+    started, encoding = time.perf_counter(), 0.0
     text, size, overall = _encode_names(model, prompts), grid.image.size, list[Grounded]()
     wanted, refused = list[tuple[CropBox, Masks]](), list[tuple[CropBox, Masks]]()
+    rows, nearest = [Masks.empty(size)], np.zeros(len(prompts))
     for crop in grid.crops:  # the whole image comes first
-        features = model.encode([grid.cut_out(crop)])[0]
+        before = time.perf_counter()
+        features = cache.encode(model, grid.cut_out(crop))
+        encoding += time.perf_counter() - before
         found = model.ground(features, text, instances=len(text.names) > len(prompts) or not semantic)
         overall = overall or found
         judged = [
             replace(one, presence=_judged(one.presence, all_.presence))
             for one, all_ in zip(found, overall, strict=True)
         ]
+        nearest = np.maximum(nearest, [one.presence for one in judged[: len(prompts)]])
         here, against = _rows_of(judged, model, features, prompts, semantic)
+        rows.append(lift(here, crop, size))
         wanted.append((crop, lift(without(here, against) if semantic else one_each(here), crop, size)))
         refused.append((crop, lift(against, crop, size)))
-    if semantic:
-        return _union_of_tiles(wanted, size)
-    return _settled(join(wanted, size), join(refused, size), semantic)
+    against = join(refused, size)
+    masks = _union_of_tiles(wanted, size) if semantic else _settled(join(wanted, size), against, semantic)
+    made_by = _made_by(model, prompts, nearest.tolist(), _Lost(Masks.concat(rows), against, masks))
+    made_by = with_seconds(made_by, "encode", encoding)
+    return replace(masks, made_by=with_seconds(made_by, "ground", time.perf_counter() - started - encoding))
 
 
 def _judged(tile: float, whole: float) -> float:
@@ -126,8 +148,11 @@ def _union_of_tiles(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks
 
 def _encode_names(model: Model, prompts: Sequence[Prompt]) -> EncodedText:
     """The names, then what they are not, each once."""
-    negative = dict.fromkeys(name for prompt in prompts for name in prompt.negative_names)
-    return model.encode_text([*prompts, *(Prompt.text(name) for name in negative)])
+    return model.encode_text([*prompts, *(Prompt.text(name) for name in _negative_names(prompts))])
+
+
+def _negative_names(prompts: Sequence[Prompt]) -> list[str]:
+    return list(dict.fromkeys(name for prompt in prompts for name in prompt.negative_names))
 
 
 def _rows_of(
@@ -138,7 +163,8 @@ def _rows_of(
     own = [replace(thresholds, presence=presence_threshold(model, prompt)) for prompt in prompts]
     triples = zip(found[:n], prompts, own, strict=True)
     wanted = [_rows(grounded, features, prompt.title, semantic, limits) for grounded, prompt, limits in triples]
-    refused = [_rows(grounded, features, "", False, thresholds) for grounded in found[n:]]
+    against = zip(found[n:], _negative_names(prompts), strict=True)
+    refused = [_rows(grounded, features, name, False, thresholds) for grounded, name in against]
     return Masks.concat([empty, *wanted]), Masks.concat([empty, *refused])
 
 
@@ -149,17 +175,64 @@ def _settled(wanted: Masks, refused: Masks, semantic: bool) -> Masks:
     return replace(kept, ids=np.arange(1, len(kept) + 1))
 
 
-def _made_by(
-    model: Model, prompts: Sequence[Prompt], found: Sequence[Grounded], masks: Masks, seconds: float
-) -> dict[str, Any]:
-    """What to know of names that the model found itself."""
-    missing = {p.title: round(float(one.presence), 4) for p, one in zip(prompts, found, strict=False)}
+@dataclass(frozen=True, eq=False)
+class _Lost:
+    """What was found of all names, what of those that they are not, and what is left."""
+
+    found: Masks
+    refused: Masks
+    kept: Masks
+
+    def why(self, name: str) -> str:
+        """Why none is left of a name that is there."""
+        rows = self.found[np.flatnonzero([label == name for label in self.found.labels])]
+        others = Masks.concat([self.refused, self.kept])
+        if len(rows) and len(others):
+            clearly = np.repeat([CLEARLY, 1.0], [len(self.refused), len(self.kept)])
+            surer = others.scores[None] >= clearly * rows.scores[:, None]
+            shared = rle.intersections(rows.rles, others.rles) * surer / np.maximum(rows.areas[:, None], 1)
+            if shared.any():
+                return f"taken by {others.labels[int(shared.max(axis=0).argmax())]!r}"
+        return UNSURE
+
+
+def _made_by(model: Model, prompts: Sequence[Prompt], presence: Sequence[float], lost: _Lost) -> dict[str, Any]:
+    """What to know of names that the model found itself, the seconds aside."""
+    thresholds = {prompt.title: round(presence_threshold(model, prompt), 4) for prompt in prompts}
+    scores = {prompt.title: round(float(one), 4) for prompt, one in zip(prompts, presence, strict=False)}
+    nearest = {name: score for name, score in scores.items() if name not in lost.kept.labels}
+    missing = {name: _below(score, thresholds[name]) or lost.why(name) for name, score in nearest.items()}
+    return {"detector": model.name, "thresholds": thresholds, "nearest": nearest, "missing": missing}
+
+
+def _made_by_all(parts: Sequence[Masks], kept: Masks) -> dict[str, Any]:
+    """What detectors say of their run on each crop, as if it were one: the most of scores, the sum of all work."""
+    told = [part.made_by for part in parts]
+    first, lost = told[0], _Lost(Masks.concat(parts), Masks.empty(kept.size), kept)
+    nearest, missing = dict[str, float](), dict[str, str]()
+    for name in first["thresholds"]:
+        if name in kept.labels:
+            continue
+        best = max(told, key=lambda one: one["nearest"].get(name, 0.0))
+        rows = np.asarray([label == name for label in lost.found.labels], bool)
+        detected = (lost.found.measures["detected"][rows] if rows.any() else np.zeros(1)).max()
+        nearest[name] = round(max(best["nearest"].get(name, 0.0), float(detected)), 4)
+        below = _below(nearest[name], first["thresholds"][name])
+        missing[name] = below or (lost.why(name) if rows.any() else best.get("missing", {}).get(name, UNSURE))
+    sums = {key: _summed([one[key] for one in told]) for key in ("refined", "seconds")}
+    notes = list(dict.fromkeys(note for one in told for note in one["notes"]))
+    return {**first, "nearest": nearest, "missing": missing, **sums, "notes": notes}
+
+
+def _summed(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
-        "detector": model.name,
-        "thresholds": {prompt.title: round(presence_threshold(model, prompt), 4) for prompt in prompts},
-        "nearest": {name: presence for name, presence in missing.items() if name not in masks.labels},
-        "seconds": {"ground": round(seconds, 4)},
+        key: round(sum(one.get(key, 0) for one in counts), 4) for key in dict.fromkeys(k for one in counts for k in one)
     }
+
+
+def _below(score: float, threshold: float) -> str:
+    """How far a score is from being enough; nothing where it is."""
+    return f"{score:.2f} of {threshold:.2f}" if score < threshold else ""
 
 
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:

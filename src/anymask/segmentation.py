@@ -4,6 +4,7 @@ Names go to the model where it knows names, else through `grounding/`: a detecto
 them. Either way every object has one mask and one name, cleaned at its own scale.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
@@ -17,6 +18,7 @@ from anymask.asking import (
     check_tiles,
     check_understood,
     check_wanted,
+    check_zoom,
     collect_prompts,
 )
 from anymask.data.images import read_image
@@ -24,7 +26,7 @@ from anymask.grounding.pipeline import Grounding
 from anymask.models.feature_cache import FeatureCache
 from anymask.models.load import load
 from anymask.models.protocol import Model
-from anymask.names import Names
+from anymask.names import Names, with_seconds
 from anymask.ops.cleaning import CLEANUPS, clean_rles
 from anymask.ops.grids import CropBox
 from anymask.prompting import predict, predict_batch
@@ -61,8 +63,8 @@ def segment(
     `points` and `mask` together prompt one object, each row of `boxes` another one, each text all its instances
     (`semantic`: one union a name). `exemplars` (boxes in this image, or `Exemplar`s) and `not_exemplars` show what is
     meant and what is not: beside one text, or alone. `multimask` gives every candidate of an object, `zoom` a second,
-    closer look. `tile` is for texts and boxes in big images: squares of that side, overlapping by `overlap` (an eighth
-    of it), are looked at one after another.
+    closer look (but not of names that the model finds itself). `tile` is for texts and boxes in big images: squares of
+    that side, overlapping by `overlap` (an eighth of it), are looked at one after another.
 
     A model that knows no text has its names found by a `detector` (`grounding.loading.load_grounding` has the choice;
     give what it returns to load it once for many images); given one, so has any model. `cleanup` is for masks of texts:
@@ -80,17 +82,14 @@ def segment(
     network = _ready(model)
     grounding = find_grounding(network, named, detector, cache)
     check_understood(network, wanted, grounding)
+    check_zoom(network, wanted, grounding, zoom=zoom)
     for prompt in wanted:
         check_placed(prompt, picture.size)
-    if named and zoom and (tile is not None or grounding is None):
-        raise ValueError(
-            f"{network.name} finds texts itself, at one size: zoom is for points, boxes, masks, a detector"
-        )
     kept = grounding.cache if grounding else cache or FeatureCache()
     grid = None if tile is None else Grid(picture, tile, settled_overlap(tile, overlap))
     parts = []
     if spatial and grid:
-        parts.append(_boxes_in_tiles(network, grid, spatial, multimask))
+        parts.append(_boxes_in_tiles(network, kept, grid, spatial, multimask))
     elif spatial:
         found = predict(network, kept.encode(network, picture), spatial, multimask_output=multimask or None)
         parts.append(zoom_in(network, picture, spatial, found) if zoom else found)
@@ -121,7 +120,9 @@ def cleaner(name: str | None) -> Callable[[Masks], Masks]:
     def clean(masks: Masks) -> Masks:
         if name is None or not len(masks):
             return masks
+        started = time.perf_counter()
         cleaned = replace(masks.compact(), packed=clean_rles(masks.rles, CLEANUPS[name]))
+        cleaned = replace(cleaned, made_by=with_seconds(cleaned.made_by, "clean", time.perf_counter() - started))
         return cleaned[np.flatnonzero(cleaned.areas)]  # the fixed kernel may leave nothing of a small one
 
     return clean
@@ -140,14 +141,15 @@ def find_grounding(
         return None
     from anymask.grounding.loading import load_grounding
 
-    return load_grounding(None if detector is None else fspath(detector), model=model, cache=cache)
+    chosen, device = None if detector is None else fspath(detector), getattr(model, "device", "auto")
+    return load_grounding(chosen, model=model, cache=cache, device=device)
 
 
-def _boxes_in_tiles(model: Model, grid: Grid, prompts: Sequence[Prompt], multimask: bool) -> Masks:
+def _boxes_in_tiles(model: Model, cache: FeatureCache, grid: Grid, prompts: Sequence[Prompt], multimask: bool) -> Masks:
     """Each box in the tile around it, no tile encoded twice; ids in the order of the prompts."""
     places, found = [grid.around(prompt) for prompt in prompts], dict[int, Masks]()
     for crop in dict.fromkeys(places):
-        features = model.encode([grid.cut_out(crop)])[0]
+        features = cache.encode(model, grid.cut_out(crop))
         for i in np.flatnonzero([other == crop for other in places]).tolist():
             masks = predict(model, features, [_moved(prompts[i], crop)], multimask_output=multimask or None)
             found[i] = replace(lift(masks, crop, grid.image.size), ids=np.full(len(masks), i + 1))

@@ -1,15 +1,24 @@
 """What commands that take names share: which detector and scorer serve, how masks are judged, how they are cleaned."""
 
 import argparse
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anymask.data.scorers import FittedScorer
     from anymask.grounding.pipeline import Grounding
+    from anymask.grounding.protocol import Detector
+    from anymask.grounding.score import Background
     from anymask.models.protocol import Model
     from anymask.types import Prompt
+
+BACKGROUNDS: "tuple[Background, ...]" = ("blurred", "grey")  # the first is the default
+OF_TEXTS = ("cleanup", "raw", "semantic")
+
+_log = logging.getLogger("anymask")
 
 NOTES = """\
 texts:
@@ -30,7 +39,7 @@ def add_grounding_flags(parser: argparse.ArgumentParser) -> None:
         "--scorer-file", type=Path, metavar="FILE", help="weights and thresholds of anymask train scorer"
     )
     background_help = "around a mask that is judged: blurred or grey (default: blurred)"
-    texts.add_argument("--background", default="blurred", metavar="KIND", help=background_help)
+    texts.add_argument("--background", metavar="KIND", help=background_help)
     texts.add_argument("--box-threshold", type=float, metavar="P", help="a box counts from here (0.3; of windows 0.15)")
     texts.add_argument("--text-threshold", type=float, metavar="P", help="a word of a name counts from here (0.25)")
     texts.add_argument("--min-score", type=float, default=0.0, metavar="P", help="leave out masks of a lower score")
@@ -38,7 +47,7 @@ def add_grounding_flags(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--quality", metavar="LIST", help=quality_help)
     texts.add_argument("--no-refine", action="store_true", help="do not ask again for masks of low quality")
     texts.add_argument("--cache", type=Path, metavar="FOLDER", help="keep features of images and names here")
-    texts.add_argument("--cleanup", default="adaptive", metavar="KIND", help="adaptive or classic (default: adaptive)")
+    texts.add_argument("--cleanup", metavar="KIND", help="adaptive or classic (default: adaptive)")
     texts.add_argument("--raw", action="store_true", help="masks of texts as the model gives them, without clean-up")
 
 
@@ -56,37 +65,83 @@ def load_asked(
     from anymask.grounding.loading import as_settings, load_grounding
     from anymask.models.feature_cache import FeatureCache
 
+    _check_unused(args, model, prompts)
     named = [prompt for prompt in prompts if not prompt.is_spatial and not prompt.exemplars]
     if not named or (args.detector is None and model.capabilities.text):
-        _check_unused(args, named)
+        _log_all(_unlearned(args, prompts, fitted, model.name))
         return None
-    return load_grounding(
+    grounding = load_grounding(
         args.detector,
         scorer=args.scorer or [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())],
         settings=as_settings(fitted, args.quality, args.box_threshold, args.text_threshold, refine=not args.no_refine),
         model=model,
-        background=args.background,
+        background=args.background or BACKGROUNDS[0],
         fallback=args.fallback,
         cache=FeatureCache(args.cache),
         device=args.device,
     )
+    _check_thresholds(args, grounding.detector)
+    notes = _unlearned(args, prompts, fitted, grounding.detector.name)
+    _log_all(notes)
+    return replace(grounding, notes=(*grounding.notes, *notes))
 
 
 def cleanup_of(args: argparse.Namespace) -> str | None:
-    """The name of the clean-up, None for none."""
-    return None if args.raw else str(args.cleanup)
+    """The name of the clean-up, None for none. Raises ValueError where both are asked for."""
+    if args.raw and args.cleanup is not None:
+        raise ValueError("--raw leaves masks as they are and --cleanup cleans them: give one of them")
+    return None if args.raw else str(args.cleanup or "adaptive")
 
 
-def _check_unused(args: argparse.Namespace, named: "Sequence[Prompt]") -> None:
+def check_background(args: argparse.Namespace) -> None:
+    """Raises ValueError for a --background that is none, whether it is used or not."""
+    if args.background not in (None, *BACKGROUNDS):
+        raise ValueError(f"--background must be {' or '.join(BACKGROUNDS)}, got {args.background!r}")
+
+
+def _check_unused(args: argparse.Namespace, model: "Model", prompts: "Sequence[Prompt]") -> None:
     """Raises ValueError for flags that would have no effect."""
-    given = {
-        "--scorer": args.scorer,
-        "--quality": args.quality,
-        "--box-threshold": args.box_threshold is not None,
-        "--text-threshold": args.text_threshold is not None,
-        "--fallback": args.fallback,
-    }
-    for flag, is_given in given.items():
-        if is_given:
-            why = "this model finds names itself: add --detector" if named else "there is no --text"
+    of_detector = ("scorer", "quality", "box_threshold", "text_threshold", "fallback", "background", "no_refine")
+    given = {name for name in (*of_detector, *OF_TEXTS) if getattr(args, name) not in (None, False, [])}
+    semantic = [prompt for prompt in prompts if not prompt.is_spatial]
+    found_itself = args.detector is None and model.capabilities.text
+    for name in (name for name in (*of_detector, *OF_TEXTS) if name in given):
+        flag = f"--{name.replace('_', '-')}"
+        if name in of_detector and (not semantic or found_itself):
+            why = "this model finds names itself: add --detector" if semantic else "there is no --text"
             raise ValueError(f"{flag} is for names that a detector finds, and {why}")
+        if not semantic:
+            raise ValueError(f"{flag} is for masks of texts, and there is no --text")
+
+
+def _check_thresholds(args: argparse.Namespace, detector: "Detector") -> None:
+    """Raises ValueError for thresholds that mean nothing to the detector."""
+    from anymask.grounding.windows import WindowDetector
+
+    is_windows = isinstance(detector, WindowDetector)
+    if args.text_threshold is not None and (is_windows or _is_owl(detector)):
+        raise ValueError(f"--text-threshold is for detectors of phrases, and {detector.name} has no score of words")
+    if is_windows and args.box_threshold == 0:
+        raise ValueError("--box-threshold must be above 0 for windows: every place reaches 0")
+
+
+def _is_owl(detector: "Detector") -> bool:
+    from anymask.grounding.owl import OwlDetector
+
+    return isinstance(detector, OwlDetector)
+
+
+def _unlearned(
+    args: argparse.Namespace, prompts: "Sequence[Prompt]", fitted: "FittedScorer | None", whose: str
+) -> tuple[str, ...]:
+    """What was learned for other models or detectors alone: their usual thresholds hold."""
+    learned = [prompt.learned for prompt in prompts if prompt.learned and prompt.name not in args.text]
+    sources = [f"the concept {one.name!r}" for one in learned if one.thresholds and whose not in one.thresholds]
+    if fitted and whose not in fitted.of_all and not fitted.thresholds.get(whose):
+        sources.append(str(args.scorer_file))
+    return tuple(f"{source} holds no threshold for {whose}: the usual one holds" for source in sources)
+
+
+def _log_all(notes: "Sequence[str]") -> None:
+    for note in notes:
+        _log.info("%s", note)

@@ -38,7 +38,7 @@ FORMATS_HELP = (
 EXIT_CODES = (
     "exit code 0: done; 1: some inputs failed (named); 2: wrong use, or nothing could be done; 130: interrupted"
 )
-MOST_TOLD = 5  # names that were not found, in the line of a photo
+MOST_TOLD, LONGEST = 5, 40  # names that were not found, in the line of a photo, and letters of one
 
 # Told how much of a photo is done, from 0 to 1.
 Advance = Callable[[float], None]
@@ -305,24 +305,17 @@ def _described(photo: Path, masks: "Masks", results: str) -> str:
     h, w = masks.size
     named = ", ".join(f"{label} {masks.labels.count(label)}" for label in dict.fromkeys(masks.labels) if label)
     count = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}" if len(masks) else "nothing found"
-    line = f"{photo}: {w} x {h}, {count}{f' ({named})' if named else ''}{_nearest(masks)}"
+    line = f"{photo}: {w} x {h}, {count}{f' ({named})' if named else ''}{_missing(masks)}"
     line += f" -> {results}" if results else ""
     return "\n".join(
         [line, *(f"  {row}" for row in _rows(masks).splitlines())] if len(masks) and not results else [line]
     )
 
 
-def _nearest(masks: "Masks") -> str:
-    """How far names that were not found are from being found."""
-    thresholds = masks.made_by.get("thresholds", {})
-    missing = masks.made_by.get("nearest", {}).items()
-    told = [
-        f"{name} {score:.2f} of {thresholds[name]:.2f}"
-        if score < thresholds[name]
-        else f"{name} (lost to another name)"
-        for name, score in missing
-        if name in thresholds
-    ]
+def _missing(masks: "Masks") -> str:
+    """Names that were not found, and why."""
+    missing = masks.made_by.get("missing", {}).items()
+    told = [f"{name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...'} {words}" for name, words in missing]
     told = told[:MOST_TOLD] + [f"{len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD)
     return f"; not found: {', '.join(told)}" if told else ""
 

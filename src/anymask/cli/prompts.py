@@ -90,6 +90,9 @@ def read_names(
     concepts: Sequence[str] = (),
 ) -> tuple[Prompt, ...]:
     """One Prompt for each name and concept; the exemplars are of the one name, or a Prompt of their own."""
+    from anymask.asking import distinct_names
+
+    names = distinct_names(names)
     if negative_names and not (names or concepts):
         raise ValueError("--not-text needs a --text or a --concept: it says what not to take for it")
     if concepts and (exemplars or negative_exemplars):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anymask.cli.commands import Command
 from anymask.cli.grounding import NOTES as TEXT_NOTES
-from anymask.cli.grounding import add_grounding_flags, cleanup_of, load_asked, read_fitted
+from anymask.cli.grounding import add_grounding_flags, check_background, cleanup_of, load_asked, read_fitted
 from anymask.cli.photos import EXIT_CODES, Advance, Work, add_photo_flags, add_result_flags, load_model, run_photos
 from anymask.cli.prompts import NOTES, add_prompt_flags, exemplar_files, numbered, read_names, read_objects
 
@@ -93,6 +93,7 @@ def _load(
     check_wanted(prompts, multimask=args.multimask, zoom=args.zoom)
     check_tiles(prompts, args.tile, args.overlap, zoom=args.zoom)
     cleaner(cleanup_of(args))
+    check_background(args)
     model = load_model(args)
     grounding = load_asked(args, model, prompts, fitted)
     check_understood(model, prompts, grounding)

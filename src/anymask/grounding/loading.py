@@ -11,7 +11,7 @@ from typing import Any
 
 from anymask.data.scorers import FittedScorer
 from anymask.grounding import detect
-from anymask.grounding.clip_members import MEMBERS, is_here, parse_member
+from anymask.grounding.clip_members import MEMBERS, Member, is_here, parse_member
 from anymask.grounding.pipeline import Grounding, GroundingSettings
 from anymask.grounding.pocket_scorer import PocketScorer
 from anymask.grounding.protocol import Detector, Scorer
@@ -46,8 +46,9 @@ def load_grounding(
     machine, and windows where there is none. With `fallback` windows stand in for one that cannot be had. `scorer`
     names members of an ensemble ("ViT-L-14:openai=0.25") or is ("pocket",); empty takes what is here: windows are
     scored by pocket if there is nothing else, a detector does without. A `model` that knows text takes pocket's place.
-    Raises as `load_detector` and `load_scorer`.
+    Raises as `load_detector` and `load_scorer`; FileNotFoundError for a path that is not there, also with `fallback`.
     """
+    _members(scorer)  # what is written wrongly is told before anything is loaded
     kept = cache or FeatureCache()
     search = _Search(model, device, kept, background)
     finder, notes = search.detector(detector, fallback)
@@ -92,11 +93,12 @@ def with_thresholds(prompts: Sequence[Prompt], fitted: FittedScorer) -> list[Pro
     return found
 
 
-def _with_threshold(prompt: Prompt, fitted: FittedScorer) -> Prompt:
-    name = prompt.name or ""
-    own = {whose: values[name] for whose, values in fitted.thresholds.items() if name in values}
-    thresholds = {**fitted.of_all, **own}
-    return prompt + Prompt.concept(Concept(name, "", thresholds=thresholds)) if thresholds else prompt
+def _members(asked: Sequence[str]) -> list[Member]:
+    """Those of the ensemble that is asked for; none where pocket is, alone, or nothing."""
+    others = [text for text in asked if text != POCKET]
+    if others and len(others) < len(asked):
+        raise ValueError(f"the scorer {POCKET} stands alone, and is no member of an ensemble with {', '.join(others)}")
+    return [parse_member(text) for text in others]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Search:
             return None, ()
         try:
             return detect.load_detector(asked, self.device), ()
-        except (CheckpointError, FileNotFoundError) as error:
+        except CheckpointError as error:
             if not fallback:
                 raise
             return None, (f"windows stand in for the detector: {error}",)
@@ -130,11 +132,10 @@ class _Search:
 
     def scorer(self, asked: Sequence[str], or_pocket: bool) -> tuple[Scorer | None, tuple[str, ...]]:
         """What is asked for, or is on this machine; else pocket, or nothing."""
-        if tuple(asked) == (POCKET,):
-            return self._pocket(), ()
-        if asked:
-            members = [parse_member(text) for text in asked]
+        if members := _members(asked):
             return load_scorer(members, self.device, self.cache, self.background), ()
+        if asked:
+            return self._pocket(), ()
         members = [member for member in MEMBERS if is_here(member)]
         if members:
             missing = ", ".join(member.name for member in MEMBERS if member not in members)
