@@ -96,7 +96,8 @@ def segment(
     if named:
         find_them = Names(network, picture, named, grounding, kept)
         masks = find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)
-        parts.append(clean(masks[np.flatnonzero(masks.scores >= min_score)]))
+        kept = masks[np.flatnonzero(masks.scores >= min_score)]
+        parts.append(kept if semantic else clean(kept))  # a union is not one object: its small parts are no specks
     return _numbered(parts)
 
 
