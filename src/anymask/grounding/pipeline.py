@@ -262,7 +262,7 @@ def _are(masks: Masks, name: str) -> Bool[np.ndarray, "n"]:
 def score_of(draft: Draft) -> float:
     """How sure an object is: the detector's score, the predicted IoU and the square of the quality, multiplied.
 
-    From 0 to 1. Of nine products of these that were tried this one ranks objects best (docs/text.md).
+    From 0 to 1. Other products of these that were tried rank objects less well (docs/text.md).
     """
     return draft.detected * min(max(draft.chosen.predicted_iou, 0.0), 1.0) * draft.chosen.quality**2
 
