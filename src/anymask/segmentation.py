@@ -96,8 +96,8 @@ def segment(
     if named:
         find_them = Names(network, picture, named, grounding, kept)
         masks = find_them.in_tiles(grid, semantic) if grid else find_them.in_image(semantic, zoom)
-        kept = masks[np.flatnonzero(masks.scores >= min_score)]
-        parts.append(kept if semantic else clean(kept))  # a union is not one object: its small parts are no specks
+        sure = masks[np.flatnonzero(masks.scores >= min_score)]
+        parts.append(sure if semantic else clean(sure))  # a union is not one object: its small parts are no specks
     return _numbered(parts)
 
 
