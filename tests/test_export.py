@@ -161,8 +161,8 @@ def test_an_exported_folder_is_a_model_for_commands(pocket, tmp_path, capsys):
     assert main([*ask[:4], "-m", "pocket", "--runtime", "eager", "--json"]) == 0
     eager = json.loads(capsys.readouterr().out)
     assert by_graphs[0]["masks"][0]["segmentation"] == eager[0]["masks"][0]["segmentation"]
-    assert main(["segment", str(tmp_path / "photo.png"), "--text", "cat", "-m", str(folder)]) == 2
-    assert "exported knows no text: use pocket or sam3" in capsys.readouterr().err
+    assert main(["segment", str(tmp_path / "photo.png"), "--text", "cat", "-m", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["made_by"]["detector"] == "windows of pocket"
 
 
 def test_what_an_export_says_of_itself(written):

@@ -81,7 +81,9 @@ def read_exported(folder: Path, runtime: str, name: str, family: Callable[[str],
     model.device = "cpu"
     can = dict.fromkeys(("text", "negative text", "exemplars"), NOT_EXPORTED)
     notes = {**model.capabilities.notes, **can}
-    model.capabilities = replace(model.capabilities, text=False, exemplars=False, concepts=False, notes=notes)
+    model.capabilities = replace(
+        model.capabilities, text=False, exemplars=False, concepts=False, named_prompts=False, notes=notes
+    )
     encoder, decoder = (_opened(folder / file, chosen, about) for file in (about.encoder, about.decoder))
     _check_fit(folder, about, model, encoder, decoder)
     model.graphs = tuple(sorted(path for path in folder.iterdir() if path.is_file()))  # weights may lie beside graphs
