@@ -159,7 +159,7 @@ def test_a_concept_of_a_words_own_vectors_equals_the_word(model: PocketModel) ->
 def test_a_concept_of_another_width_is_refused(model: PocketModel) -> None:
     concept = Concept("x", "facebook/sam3", np.zeros((2, 1024), np.float32))
     with pytest.raises(
-        ValueError, match="must have vectors of 16, got one made for facebook/sam3 with vectors of 1024"
+        ValueError, match="was made for facebook/sam3 with vectors of 1024, but those of pocket have 16"
     ):
         model.encode_text([Prompt.concept(concept)])
 
