@@ -81,7 +81,7 @@ def test_every_kind_of_prompt_changes_the_mask(model: PocketModel) -> None:
 def test_a_lone_click_gets_the_best_candidate_and_other_prompts_the_single_mask(model: PocketModel) -> None:
     features = model.encode([picture()])
     rows, clicked = torch.tensor([0]), model.tensors([features[0].frame], [Prompt.point(9, 9)])
-    every = model._decode(features[0].tensors, rows, clicked)
+    every = model.run(features[0].tensors, rows, clicked)
     chosen = model.decode(features, [[Prompt.point(9, 9)]])[0]
     assert chosen.predicted_iou.item() == pytest.approx(every.predicted_iou.max().item(), abs=1e-5)
 
