@@ -50,8 +50,8 @@ class Sam3Words(WordSpace):
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """As `WordSpace.answer`."""
         detector = self._sam3.detector
-        ids, mask = (one.to(self._sam3.device) for one in sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors)))
-        tokens = sam3_text.encode_words(detector, ids, mask, [vectors])[0]
+        ids, mask = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
+        tokens = sam3_text.encode_words(detector, ids.to(vectors.device), mask, [vectors])[0]
         output = sam3_detector.detect_everywhere(detector, features, tokens)
         return Answers(
             output.pred_masks.float(),
