@@ -134,10 +134,10 @@ def _union_of_tiles(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks
     names = dict.fromkeys(label for _, masks in parts for label in masks.labels)
     rows = [Masks.empty(size)]
     for name in names:
-        coarse = [row for row in whole if row.labels[0] == name]
-        pieces = list(coarse) if not tiled else []
+        coarse = list(whole[whole.rows_named(name)])
+        pieces = [] if tiled else coarse
         for crop, masks in tiled:
-            own = [row for row in masks if row.labels[0] == name]
+            own = list(masks[masks.rows_named(name)])
             pieces += own or [replace(row, packed=rle.crop(row.rles, crop, size)) for row in coarse]
         score = max((float(row.scores[0]) for row in pieces), default=0.0)
         union = rle.merge([row.rles[0] for row in pieces], size)
@@ -185,7 +185,7 @@ class _Lost:
 
     def why(self, name: str) -> str:
         """Why none is left of a name that is there."""
-        rows = self.found[np.flatnonzero([label == name for label in self.found.labels])]
+        rows = self.found[self.found.rows_named(name)]
         others = Masks.concat([self.refused, self.kept])
         if len(rows) and len(others):
             clearly = np.repeat([CLEARLY, 1.0], [len(self.refused), len(self.kept)])
@@ -214,7 +214,7 @@ def _made_by_all(parts: Sequence[Masks], kept: Masks) -> dict[str, Any]:
         if name in kept.labels:
             continue
         best = max(told, key=lambda one: one["nearest"].get(name, 0.0))
-        rows = np.asarray([label == name for label in lost.found.labels], bool)
+        rows = lost.found.rows_named(name)
         detected = (lost.found.measures["detected"][rows] if rows.any() else np.zeros(1)).max()
         nearest[name] = round(max(best["nearest"].get(name, 0.0), float(detected)), 4)
         below = _below(nearest[name], first["thresholds"][name])

@@ -61,7 +61,7 @@ def taker(lost: Masks, others: Masks) -> str:
 def united(masks: Masks) -> Masks:
     """One mask a name, the union of its rows, with the score of the surest; ids from 1."""
     names = list(dict.fromkeys(masks.labels))
-    groups = [masks[np.flatnonzero([label == name for label in masks.labels])] for name in names]
+    groups = [masks[masks.rows_named(name)] for name in names]
     return Masks.from_rles(
         [rle.merge(group.rles, masks.size) for group in groups],
         masks.size,

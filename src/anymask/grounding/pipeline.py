@@ -202,7 +202,7 @@ class _Search:
         kept = one_each(kept) if self.grounding.settings.settle else kept
         kept = kept[np.flatnonzero(kept.scores >= self._least(kept))]
         kept = kept[np.argsort(-kept.scores, kind="stable")]
-        found = {name: own for name in self.wanted if (own := _are(masks, name)).any()}
+        found = {name: own for name in self.wanted if (own := masks.rows_named(name)).any()}
         self.taken.update({name: taker(masks[own], masks[~own]) for name, own in found.items()})
         return replace(kept, ids=np.arange(1, len(kept) + 1), candidates=self._weighed(drafts))
 
@@ -210,7 +210,7 @@ class _Search:
         """The score that each row must have: windows find noise beside what they find."""
         if not isinstance(self.grounding.detector, WindowDetector):
             return np.zeros(len(masks))
-        surest = {name: masks.scores[_are(masks, name)].max() for name in set(masks.labels)}
+        surest = {name: masks.scores[masks.rows_named(name)].max() for name in set(masks.labels)}
         return np.asarray(
             [max(LEAST_SCORE * self.threshold_of(name), LEAST_SHARE * surest[name]) for name in masks.labels]
         )
@@ -253,10 +253,6 @@ class _Search:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _are(masks: Masks, name: str) -> Bool[np.ndarray, "n"]:
-    return np.asarray([label == name for label in masks.labels], bool)
 
 
 def score_of(draft: Draft) -> float:

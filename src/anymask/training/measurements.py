@@ -212,9 +212,7 @@ def _finds(found: Detections, name: str) -> tuple[Float[Tensor, "n 4"], Float[np
 
 
 def _boxes_of(truth: Masks, name: str) -> Float[Tensor, "m 4"]:
-    return torch.from_numpy(
-        rle.boxes([one for one, label in zip(truth.rles, truth.labels, strict=True) if label == name])
-    )
+    return torch.from_numpy(truth[truth.rows_named(name)].boxes)
 
 
 def _present(question: Question) -> list[str]:
