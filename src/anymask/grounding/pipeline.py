@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anymask.grounding.candidates import Candidate, Draft, answer
-from anymask.grounding.instances import one_each, taker, without
+from anymask.grounding.instances import one_each, taker, why_missing, without
 from anymask.grounding.protocol import Detections, DetectionThresholds, Detector, ScoreMaps, Scorer
 from anymask.grounding.quality import CRITERIA, QualityWeights, measure_quality
 from anymask.grounding.refine import refine
@@ -233,18 +233,14 @@ class _Search:
             "scorer": scorer.name if scorer else None,
             "thresholds": {name: round(self.threshold_of(name), 4) for name in self.wanted},
             "nearest": {name: round(float(found.nearest.get(name, 0.0)), 4) for name in missing},
-            "missing": {name: self._why_missing(name, found.nearest.get(name, 0.0)) for name in missing},
+            "missing": {
+                name: why_missing(found.nearest.get(name, 0.0), self.threshold_of(name), self.taken.get(name, ""))
+                for name in missing
+            },
             "refined": dict(refined),
             "seconds": {stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
             "notes": list(notes),
         }
-
-    def _why_missing(self, name: str, nearest: float) -> str:
-        """In words that follow the name."""
-        threshold = self.threshold_of(name)
-        if nearest < threshold:
-            return f"{nearest:.2f} of {threshold:.2f}"
-        return f"taken by {self.taken[name]!r}" if self.taken.get(name) else "there, but no mask of it is sure enough"
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
