@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from anymask.data.reducing import fitted
 from anymask.grounding.protocol import Detections, DetectionThresholds, ScoreMaps, Scorer
 from anymask.ops.boxes import distinct
 from anymask.ops.grids import CropBox
@@ -106,8 +107,7 @@ def _blend(
     windows: Sequence[CropBox], grids: Sequence[Float[np.ndarray, "k _ _"]], size: Size
 ) -> Float[np.ndarray, "k mh mw"]:
     """One map of the image: where windows overlap, their mean by how near their middle the place is."""
-    scale = min(1.0, LONG_SIDE / max(size))
-    mh, mw = (max(1, round(side * scale)) for side in size)
+    mh, mw = fitted(size, LONG_SIDE)
     total, weights = np.zeros((len(grids[0]), mh, mw), np.float32), np.zeros((mh, mw), np.float32)
     for (x0, y0, x1, y1), grid in zip(windows, grids, strict=True):
         left, right = _cells(x0, x1, size[1], mw)
