@@ -81,7 +81,7 @@ def test_every_kind_of_prompt_changes_the_mask(model: PocketModel) -> None:
 def test_a_lone_click_gets_the_best_candidate_and_other_prompts_the_single_mask(model: PocketModel) -> None:
     features = model.encode([picture()])
     rows, clicked = torch.tensor([0]), model.tensors([features[0].frame], [Prompt.point(9, 9)])
-    every = model._decode(features[0].tensors, rows, clicked)
+    every = model.run(features[0].tensors, rows, clicked)
     chosen = model.decode(features, [[Prompt.point(9, 9)]])[0]
     assert chosen.predicted_iou.item() == pytest.approx(every.predicted_iou.max().item(), abs=1e-5)
 
@@ -159,7 +159,7 @@ def test_a_concept_of_a_words_own_vectors_equals_the_word(model: PocketModel) ->
 def test_a_concept_of_another_width_is_refused(model: PocketModel) -> None:
     concept = Concept("x", "facebook/sam3", np.zeros((2, 1024), np.float32))
     with pytest.raises(
-        ValueError, match="must have vectors of 16, got one made for facebook/sam3 with vectors of 1024"
+        ValueError, match="was made for facebook/sam3 with vectors of 1024, but those of pocket have 16"
     ):
         model.encode_text([Prompt.concept(concept)])
 

@@ -129,7 +129,7 @@ def test_a_rare_name_is_found_with_what_was_learned(folder, oracle):
     assert concept.token_embeddings is None and concept.base_model == "oracle"
     picture = folder / "8.png"
     assert len(segment(picture, text="cat", model=oracle, cleanup=None, detector=None)) == 0
-    learned = replace(Prompt.text("cat"), learned=concept)
+    learned = replace(Prompt.text("cat"), learned=(concept,))
     made = segment(picture, [learned], model=oracle, cleanup=None).made_by
     assert made["thresholds"] == {"cat": pytest.approx(scorer.thresholds["oracle"]["cat"], abs=1e-4)}
 

@@ -7,6 +7,7 @@ raw scores are `logits`. COCO's own structures keep COCO's x y w h.
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,7 +45,8 @@ class Concept:
     """Something learned of one thing, for the model it was made with.
 
     `token_embeddings` stand where a word would stand; without any the name itself does. `thresholds` say from when on
-    a find counts, by the model or detector whose scores they are for.
+    a find counts, by the model or detector whose scores they are for. `base_digest` tells the weights that read the
+    vectors from others of that name.
     """
 
     name: str
@@ -53,11 +55,14 @@ class Concept:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    base_digest: str = ""
 
     def __post_init__(self) -> None:
         vectors = self.token_embeddings
         if vectors is not None and (vectors.ndim != 2 or 0 in vectors.shape):
             raise ValueError(f"token_embeddings must be (n, d) with n, d > 0, got {vectors.shape}")
+        if vectors is not None and not np.isfinite(vectors).all():
+            raise ValueError(f"token_embeddings of the concept {self.name!r} must be finite, got NaN or infinity")
         if vectors is None and not (self.thresholds and self.name.strip()):
             raise ValueError("a Concept must have token_embeddings, or a name and thresholds for it: got neither")
         if not all(0 <= threshold <= 1 for threshold in self.thresholds.values()):
@@ -92,7 +97,7 @@ class Prompt:
     name: str | None = None
     negative_names: tuple[str, ...] = ()
     exemplars: tuple[Exemplar, ...] = ()
-    learned: Concept | None = None
+    learned: tuple[Concept, ...] = ()
 
     def __post_init__(self) -> None:
         if self.point_coords.ndim != 2 or self.point_coords.shape[1] != 2:
@@ -109,6 +114,7 @@ class Prompt:
             _check_box(self.box_coords)
         if self.name is not None and not self.name.strip():
             raise ValueError("a text prompt must name something, got an empty text")
+        _check_learned(self.name, self.learned)
 
     @classmethod
     def point(cls, x: float, y: float, label: int = 1) -> "Prompt":
@@ -134,14 +140,14 @@ class Prompt:
         return cls(mask_input=mask)
 
     @classmethod
-    def text(cls, name: str, negative_names: Sequence[str] = ()) -> "Prompt":
-        """All instances of `name`, none of `negative_names`."""
-        return cls(name=name, negative_names=tuple(negative_names))
+    def text(cls, name: str, negative_names: Sequence[str] = (), concepts: Sequence[Concept] = ()) -> "Prompt":
+        """All instances of `name`, none of `negative_names`; "a <polyp> on the left" holds the concept `polyp`."""
+        return cls(name=name, negative_names=tuple(negative_names), learned=tuple(concepts))
 
     @classmethod
-    def concept(cls, concept: Concept) -> "Prompt":
-        """All instances of something learned."""
-        return cls(learned=concept)
+    def concept(cls, *concepts: Concept) -> "Prompt":
+        """All instances of something learned; of several concepts the vectors stand one after another."""
+        return cls(learned=concepts)
 
     @classmethod
     def refine(cls, result: "Masks") -> "Prompt":
@@ -152,17 +158,32 @@ class Prompt:
 
     @property
     def title(self) -> str:
-        """What to call the thing: its name, or that of its concept; empty where there is none."""
-        return self.name or (self.learned.name if self.learned else "")
+        """What to call the thing: its name, or that of its concepts; empty where there is none."""
+        return self.name or " ".join(one.name for one in self.learned)
 
     @property
-    def vectors(self) -> "Float[np.ndarray, 'n d'] | None":
-        """The learned vectors that stand for a word."""
-        return self.learned.token_embeddings if self.learned else None
+    def vectors(self) -> "tuple[Concept, ...]":
+        """The concepts whose learned vectors stand in the phrase."""
+        return tuple(one for one in self.learned if one.token_embeddings is not None)
+
+    @property
+    def phrase(self) -> "tuple[str | Concept, ...]":
+        """What a model reads, in order: words, and the concepts whose vectors stand among them."""
+        by_name = {one.name: one for one in self.vectors}
+        if not by_name or self.name is None:
+            return tuple(by_name.values()) or ((self.title,) if self.title else ())
+        parts = [by_name.get(part) if i % 2 else part.strip() for i, part in enumerate(_AMID.split(self.name))]
+        return tuple(part for part in parts if part)
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """From when on a find counts, where that was learned for the whole phrase and not for a part of it."""
+        whole = [one for one in self.learned if self.name in (None, one.name)]
+        return whole[0].thresholds if len(whole) == 1 else {}
 
     def __add__(self, other: "Prompt") -> "Prompt":
         """Both prompts together, for the same object."""
-        for slot in ("box_coords", "mask_input", "name", "learned"):
+        for slot in ("box_coords", "mask_input", "name"):
             if getattr(self, slot) is not None and getattr(other, slot) is not None:
                 raise ValueError(f"one object has one {slot}: to prompt several objects pass a list of Prompts")
         return Prompt(
@@ -173,7 +194,7 @@ class Prompt:
             name=other.name if self.name is None else self.name,
             negative_names=self.negative_names + other.negative_names,
             exemplars=self.exemplars + other.exemplars,
-            learned=other.learned if self.learned is None else self.learned,
+            learned=self.learned + other.learned,
         )
 
     @property
@@ -184,7 +205,12 @@ class Prompt:
     @property
     def is_semantic(self) -> bool:
         """Whether a text, an exemplar or a learned concept says what the object is."""
-        return self.name is not None or self.learned is not None or bool(self.exemplars)
+        return self.is_named or bool(self.exemplars)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether words or a learned concept say what the object is."""
+        return self.name is not None or bool(self.learned)
 
 
 @dataclass(frozen=True)
@@ -436,6 +462,21 @@ class Report:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+_AMID = re.compile(r"<([^<>]+)>")  # the name of a concept amid words
+
+
+def _check_learned(name: str | None, learned: Sequence[Concept]) -> None:
+    """Every concept with vectors is in the phrase, once, and what the phrase speaks of is given."""
+    given = [one.name for one in learned if one.token_embeddings is not None]
+    if len(set(given)) < len(given):
+        raise ValueError(f"concepts of one phrase must have names of their own, got {', '.join(given)}")
+    spoken = _AMID.findall(name or "")
+    if unknown := [one for one in spoken if one not in given]:
+        raise ValueError(f"the text {name!r} speaks of <{unknown[0]}>: give the concept of that name with it")
+    if name is not None and (unused := [one for one in given if one not in spoken]):
+        raise ValueError(f"the concept {unused[0]!r} has no place in the text {name!r}: write <{unused[0]}> into it")
 
 
 def _check_box(box: Box) -> None:

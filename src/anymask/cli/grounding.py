@@ -135,7 +135,7 @@ def _unlearned(
     args: argparse.Namespace, prompts: "Sequence[Prompt]", fitted: "FittedScorer | None", whose: str
 ) -> tuple[str, ...]:
     """What was learned for other models or detectors alone: their usual thresholds hold."""
-    learned = [prompt.learned for prompt in prompts if prompt.learned and prompt.name not in args.text]
+    learned = [one for prompt in prompts if prompt.name not in args.text for one in prompt.learned]
     sources = [f"the concept {one.name!r}" for one in learned if one.thresholds and whose not in one.thresholds]
     if fitted and whose not in fitted.of_all and not fitted.thresholds.get(whose):
         sources.append(str(args.scorer_file))

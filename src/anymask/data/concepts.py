@@ -21,6 +21,7 @@ def save_concept(concept: Concept, path: PathLike) -> None:
         "format": _FORMAT,
         "name": concept.name,
         "base_model": concept.base_model,
+        "base_digest": concept.base_digest,
         "made_by": json.dumps(dict(concept.made_by), allow_nan=False),
         "quality": json.dumps(dict(concept.quality), allow_nan=False),
         "thresholds": json.dumps(dict(concept.thresholds), allow_nan=False),
@@ -49,6 +50,7 @@ def _concept_of(metadata: dict[str, str], file: Any) -> Concept:
     return Concept(
         name=metadata["name"],
         base_model=metadata["base_model"],
+        base_digest=metadata.get("base_digest", ""),
         token_embeddings=file.get_tensor("token_embeddings") if "token_embeddings" in file.keys() else None,
         made_by=json.loads(metadata["made_by"]),
         quality=json.loads(metadata["quality"]),

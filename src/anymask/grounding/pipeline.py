@@ -115,9 +115,7 @@ class _Search:
     def threshold_of(self, name: str) -> float:
         """Learned for this name, or that of all."""
         whose = self.grounding.detector.name
-        learned = {
-            p.title: p.learned.thresholds[whose] for p in self.prompts if p.learned and whose in p.learned.thresholds
-        }
+        learned = {p.title: p.thresholds[whose] for p in self.prompts if whose in p.thresholds}
         return float(learned.get(name, self.thresholds.box))
 
     def _lowest(self) -> DetectionThresholds:

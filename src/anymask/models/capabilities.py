@@ -55,5 +55,4 @@ def knows_no_text(name: str) -> ValueError:
 
 def presence_threshold(model: Model, prompt: Prompt) -> float:
     """From which presence on the name counts: learned for it, or that of the model."""
-    learned = prompt.learned.thresholds if prompt.learned else {}
-    return float(learned.get(model.name, model.capabilities.thresholds.presence))
+    return float(prompt.thresholds.get(model.name, model.capabilities.thresholds.presence))

@@ -27,6 +27,7 @@ from anymask.models.pocket_network import (
 )
 from anymask.models.pocket_stage import ClickStage
 from anymask.models.pocket_text import TextTower, Tokenizer
+from anymask.models.pocket_words import PocketWords
 from anymask.models.promptable import Clicks, PromptableModel, is_lone_click, surest
 from anymask.models.protocol import Capabilities, EncodedText, Grounded, Thresholds
 from anymask.ops import resize
@@ -90,6 +91,11 @@ class PocketModel(PromptableModel):
         """Names to word pieces."""
         return self._text[1]
 
+    @cached_property
+    def words(self) -> PocketWords:
+        """Its word vectors, for learned ones to stand among."""
+        return PocketWords(self)
+
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         """What can be trained apart; what draws prompts as maps counts as their encoder. Text is left alone."""
@@ -124,7 +130,7 @@ class PocketModel(PromptableModel):
         self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
     ) -> tuple[Float[Tensor, "n t lh lw"], Float[Tensor, "n k"]]:
         """All masks of the network."""
-        output = self._decode(features, image_rows, prompts)
+        output = self.run(features, image_rows, prompts)
         return output.logits, output.predicted_iou
 
     def answer_clicks(
@@ -185,7 +191,7 @@ class PocketModel(PromptableModel):
     def tensors(self, frames: Sequence[Frame], prompts: Sequence[Prompt]) -> PromptTensors:
         """As the base's, with the tokens of the name that the prompts share."""
         tensors = super().tensors(frames, prompts)
-        return replace(tensors, text=self._encode_texts(prompts[:1])[0]) if _is_named(prompts[0]) else tensors
+        return replace(tensors, text=self._encode_texts(prompts[:1])[0]) if prompts[0].is_named else tensors
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[Prompt]) -> EncodedText:
@@ -213,7 +219,7 @@ class PocketModel(PromptableModel):
 
     def _stage_for(self, features: Features, sample: Prompt, multimask_output: bool | None) -> Stage | None:
         """For lone clicks without a name, whose answers are the candidates, or the surest of all four masks."""
-        lone = is_lone_click(sample) and not _is_named(sample)
+        lone = is_lone_click(sample) and not sample.is_named
         if not lone or multimask_output is False or not self._can_share:
             return None
         chosen, whole = CANDIDATES if multimask_output else slice(None), self._whole_stage(features, True)
@@ -252,15 +258,14 @@ class PocketModel(PromptableModel):
         multimask_output: bool | None,
     ) -> tuple[Float[Tensor, "n c lh lw"], Float[Tensor, "n c"]]:
         """Three candidates or one, for prompts alike `prompt`; a name is not for other runtimes."""
-        answers = self.answers if _is_named(prompt) else self.runtime.answers or self.answers
+        answers = self.answers if prompt.is_named else self.runtime.answers or self.answers
         logits, iou = answers(features, image_rows, tensors)
-        if multimask_output is None and is_lone_click(prompt) and not _is_named(prompt):
+        if multimask_output is None and is_lone_click(prompt) and not prompt.is_named:
             return surest(logits, iou)
         return self.choose(logits, iou, bool(multimask_output))
 
-    def _decode(
-        self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors
-    ) -> PocketOutput:
+    def run(self, features: Mapping[str, Tensor], image_rows: Int[Tensor, "n"], prompts: PromptTensors) -> PocketOutput:
+        """All that the network says of prompt i on image `image_rows[i]`. Differentiable."""
         return self.network.decode(PocketFeatures(**features), image_rows, self._whole(prompts))
 
     def _whole(self, prompts: PromptTensors) -> PocketPrompts:
@@ -294,18 +299,10 @@ class PocketModel(PromptableModel):
         return tuple(found[i] for i in range(len(prompts)))
 
     def _embedded(self, prompt: Prompt) -> Float[Tensor, "l c"]:
-        """The words of a name, or a concept's vectors between the marks of beginning and end."""
-        if prompt.vectors is None:
-            if not prompt.title:
-                raise ValueError("a text prompt must have a name or a concept")
-            words: Tensor = self.tower.token_embeddings(self.tokenizer([prompt.title])[0].to(self.device))[0]
-            return words
-        learned = torch.from_numpy(np.asarray(prompt.vectors, np.float32)).to(self.device)
-        if learned.shape[1] != self.tower.config.width:
-            made = f"made for {prompt.learned.base_model if prompt.learned else ''} with vectors of {learned.shape[1]}"
-            raise ValueError(f"a concept for pocket must have vectors of {self.tower.config.width}, got one {made}")
-        ends = self.tower.token_embeddings(self.tokenizer([""])[0].to(self.device))[0]
-        return torch.cat([ends[:1], learned, ends[-1:]])
+        """The words of a phrase and the vectors of its concepts, between the marks of beginning and end."""
+        if not prompt.phrase:
+            raise ValueError("a text prompt must have a name or a concept")
+        return self.words.marked(self.words.written(prompt))
 
 
 def _no_text() -> tuple[TextTower, Tokenizer]:
@@ -339,7 +336,3 @@ def _stages(prompt: Prompt) -> list[Prompt]:
 
 def _with_masks(prompts: Sequence[Prompt], masks: Sequence[np.ndarray | None]) -> list[Prompt]:
     return [replace(prompt, mask_input=mask) for prompt, mask in zip(prompts, masks, strict=True)]
-
-
-def _is_named(prompt: Prompt) -> bool:
-    return prompt.name is not None or prompt.learned is not None

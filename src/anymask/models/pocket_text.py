@@ -98,6 +98,11 @@ class Tokenizer:
         ids = torch.tensor([encoding.ids for encoding in encodings])
         return ids, torch.tensor([encoding.attention_mask for encoding in encodings]).bool()
 
+    @property
+    def pieces(self) -> list[str]:
+        """Every word piece, by its id."""
+        return sorted(self._tokenizer.get_vocab(), key=self._tokenizer.get_vocab().__getitem__)
+
 
 def mean_of_tokens(tokens: Float[Tensor, "b l c"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b c"]:
     """The mean over real tokens, [CLS] and [SEP] included, as all-MiniLM-L6-v2 pools."""

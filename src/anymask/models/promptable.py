@@ -331,7 +331,7 @@ def alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         given = (prompt.box_coords is None, prompt.mask_input is None)
-        groups.setdefault((len(prompt.point_coords), *given, prompt.name, id(prompt.learned)), []).append(i)
+        groups.setdefault((len(prompt.point_coords), *given, prompt.name, *map(id, prompt.learned)), []).append(i)
     yield from groups.values()
 
 

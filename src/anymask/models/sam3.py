@@ -29,6 +29,7 @@ from anymask.models.promptable import Clicks, PromptableModel
 from anymask.models.protocol import CheckpointError, Decoded, EncodedText, Grounded
 from anymask.models.sam2 import answer_clicks_sam2, answer_sam2, shared_stage, stable_or_surest
 from anymask.models.sam3_detector import LEVELS, Question, Shown
+from anymask.models.sam3_words import Sam3Words
 from anymask.ops.grids import CropBox
 from anymask.types import Features, Frame, Image, Prompt, Size
 
@@ -49,7 +50,11 @@ class Sam3(PromptableModel):
         side = self.detector.config.vision_config.image_size
         self.input_size = (side, side)
         if self.tracker is None:
-            self.capabilities = SAM3_DETECTOR
+            self.capabilities, fine = (
+                SAM3_DETECTOR,
+                4 * side // self.detector.config.vision_config.backbone_config.patch_size,
+            )
+            self.mask_size = (fine, fine)
         else:
             self.mask_size = self.tracker.prompt_encoder.mask_input_size
 
@@ -83,6 +88,11 @@ class Sam3(PromptableModel):
     def tokenizer(self) -> Any:
         """Names to word pieces, read when the first text comes. Raises CheckpointError if there is none."""
         return sam3_text.read_tokenizer(self.source)
+
+    @cached_property
+    def words(self) -> Sam3Words:
+        """Its word vectors, for learned ones to stand among."""
+        return Sam3Words(self)
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -254,22 +264,15 @@ class Sam3(PromptableModel):
 
     def _words(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """The text tokens of each prompt, all through the text transformer at once."""
-        pieces = [self._pieces(prompt) for prompt in prompts]
+        learned = [self.words.written(prompt) if prompt.vectors else None for prompt in prompts]
+        pieces = [self._pieces(prompt, own) for prompt, own in zip(prompts, learned, strict=True)]
         ids, mask = (torch.cat([pair[i] for pair in pieces]).to(self.device) for i in (0, 1))
-        learned = [None if p.vectors is None else torch.from_numpy(p.vectors) for p in prompts]
         return sam3_text.encode_words(self.detector, ids, mask, learned)
 
-    def _pieces(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        if prompt.vectors is None:
+    def _pieces(self, prompt: Prompt, learned: Tensor | None) -> tuple[Tensor, Tensor]:
+        if learned is None:
             return sam3_text.word_pieces(self.tokenizer, [prompt.title or VISUAL])
-        self._check_width(prompt)
-        return sam3_text.blank_pieces(self.tokenizer, len(prompt.vectors))
-
-    def _check_width(self, prompt: Prompt) -> None:
-        width = sam3_text.token_embedding(self.detector).embedding_dim
-        if prompt.learned and prompt.vectors is not None and prompt.vectors.shape[1] != width:
-            made = f"got one made for {prompt.learned.base_model} with vectors of {prompt.vectors.shape[1]}"
-            raise ValueError(f"a concept for {self.name} must have vectors of {width}, {made}")
+        return sam3_text.blank_pieces(self.tokenizer, len(learned))
 
     def _seen_elsewhere(self, prompt: Prompt) -> list[Tensor]:
         """The tokens of exemplars in other images."""

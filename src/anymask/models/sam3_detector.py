@@ -58,7 +58,13 @@ def exemplar_tokens(
 ) -> Float[Tensor, "b_plus_one d"]:
     """What the detector makes of exemplars in the image of `features`: a token each, and one of all or of none."""
     boxes, labels = _shares(frame, [shown], features["detector_2"])
-    vision = _vision(detector, features, 1)
+    return _geometry_tokens(detector, features, boxes, labels)[0]
+
+
+def _geometry_tokens(
+    detector: Any, features: Mapping[str, Tensor], boxes: Float[Tensor, "n b 4"], labels: Int[Tensor, "n b"]
+) -> Float[Tensor, "n b_plus_one d"]:
+    vision = _vision(detector, features, len(labels))
     found = detector.geometry_encoder(
         box_embeddings=boxes,
         box_mask=torch.ones_like(labels, dtype=torch.bool),
@@ -66,8 +72,22 @@ def exemplar_tokens(
         img_feats=vision.fpn_hidden_states[:LEVELS],
         img_pos_embeds=vision.fpn_position_encoding[:LEVELS],
     )
-    tokens: Tensor = found.last_hidden_state[0]
+    tokens: Tensor = found.last_hidden_state
     return tokens
+
+
+def detect_everywhere(detector: Any, features: Mapping[str, Tensor], tokens: Float[Tensor, "l d"]) -> Any:
+    """As `detect` of one name, in b images. Differentiable in the tokens; those of no exemplar hang on images alone."""
+    b = len(features["detector_2"])
+    boxes = features["detector_2"].new_zeros(b, 0, 4)
+    with torch.no_grad():
+        none = _geometry_tokens(detector, features, boxes, boxes.new_zeros((b, 0), dtype=torch.long))
+    rows = torch.cat([tokens.expand(b, -1, -1), none], dim=1)
+    return detector(
+        vision_embeds=_vision(detector, features, b),
+        text_embeds=_Text(rows),
+        attention_mask=torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device),
+    )
 
 
 def detect(detector: Any, features: Mapping[str, Tensor], frame: Frame, questions: Sequence[Question]) -> Any:
@@ -115,7 +135,7 @@ class _Text:
 
 
 def _vision(detector: Any, features: Mapping[str, Tensor], n: int) -> Sam3VisionEncoderOutput:
-    """The features of one image for n questions, without copies; the last level is there to be dropped."""
+    """The features of n images, or of one for n questions, without copies; the last level is there to be dropped."""
     levels = [features[f"detector_{i}"].expand(n, -1, -1, -1) for i in range(LEVELS)]
     position = detector.vision_encoder.neck.position_encoding(
         features["detector_2"].shape, features["detector_2"].device, features["detector_2"].dtype

@@ -53,13 +53,15 @@ def view_of(size: Size, index: int, seed: tuple[int, ...]) -> View:
 class FeatureStore:
     """Features by image and view, at most `most_mb` megabytes of them on disk; what has no room is encoded each time.
 
-    `half` keeps them as float16: half the space, and numbers that differ in the fourth digit.
+    `half` keeps them as float16: half the space, and numbers that differ in the fourth digit; `names` are those that
+    are of use, if not all.
     """
 
     model: PromptableModel
     folder: Path
     most_mb: float
     half: bool = False
+    names: tuple[str, ...] | None = None
     _pictures: dict[Path, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class FeatureStore:
         return {
             name: tensor.half() if self.half and tensor.is_floating_point() else tensor
             for name, tensor in features.items()
+            if self.names is None or name in self.names
         }
 
     def _keep(self, file: Path, tensors: dict[str, Tensor]) -> None:
@@ -107,7 +110,7 @@ class FeatureStore:
     def _key(self, path: Path, view: View) -> str:
         if path not in self._pictures:
             self._pictures[path] = hashlib.blake2b(path.read_bytes()).digest()
-        sides = f"{view} {self.model.input_size} {self.half}".encode()
+        sides = f"{view} {self.model.input_size} {self.half} {self.names}".encode()
         return hashlib.blake2b(self.weights.encode() + self._pictures[path] + sides, digest_size=16).hexdigest()
 
 
