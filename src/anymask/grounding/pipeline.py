@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -96,27 +97,31 @@ class _Search:
             masks = self._settle(drafts)
         return replace(masks, made_by=self._made_by(found, masks, {} if report is None else asdict(report)))
 
-    @property
+    @cached_property
     def wanted(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(prompt.title for prompt in self.prompts))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Those asked for, then those that they are not."""
         against = (name for prompt in self.prompts for name in prompt.negative_names)
         return tuple(dict.fromkeys([*self.wanted, *against]))
 
-    @property
+    @cached_property
     def thresholds(self) -> DetectionThresholds:
         settings, usual = self.grounding.settings, self.grounding.detector.thresholds
         box = usual.box if settings.box_threshold is None else settings.box_threshold
         return DetectionThresholds(box, usual.text if settings.text_threshold is None else settings.text_threshold)
 
+    @cached_property
+    def learned(self) -> dict[str, float]:
+        """The thresholds of this detector's scores that prompts bring along, by name."""
+        whose = self.grounding.detector.name
+        return {p.title: p.thresholds[whose] for p in self.prompts if whose in p.thresholds}
+
     def threshold_of(self, name: str) -> float:
         """Learned for this name, or that of all."""
-        whose = self.grounding.detector.name
-        learned = {p.title: p.thresholds[whose] for p in self.prompts if whose in p.thresholds}
-        return float(learned.get(name, self.thresholds.box))
+        return float(self.learned.get(name, self.thresholds.box))
 
     def _lowest(self) -> DetectionThresholds:
         """What the detector must not leave out; where nobody says from when on a word counts, as soon as its name."""
