@@ -172,10 +172,9 @@ _WITHOUT: Mapping[str, Mapping[str, Any]] = {
 
 
 def _grounding(settings: TextSettings, detector: str | None, model: Model, fitted: FittedScorer | None) -> Grounding:
-    members = [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())]
     return load_grounding(
         detector,
-        scorer=settings.scorer or members,
+        scorer=settings.scorer or (fitted.scorer if fitted else ()),
         settings=as_settings(fitted, settings.quality, settings.box_threshold),
         model=model,
         device=settings.device,
