@@ -30,10 +30,8 @@ from anymask.prompting import crop_around
 from anymask.types import Image, Masks, Prompt
 
 MOST_OBJECTS = 100  # boxes that are asked for, the surest
-LEAST_SCORE, LEAST_SHARE = (
-    0.13,
-    0.15,
-)  # of the threshold, and of the name's surest: less sure finds of windows are noise
+LEAST_SCORE = 0.13  # as a share of the threshold: less sure finds of windows are noise
+LEAST_SHARE = 0.15  # of the score of the name's surest: likewise
 SHOWN = 3  # candidates of the surest object that the result keeps
 ZOOM_MARGIN = 0.5  # around the box of a closer view, in its longer side
 
