@@ -1,7 +1,8 @@
 """What a textual inversion would take, before anything is fetched or learned: memory and time at full size.
 
-The network is built on the meta device and run on tensors that have shapes alone (PyTorch's FakeTensorMode): operations are counted, and what backward needs is added up. Seconds are operations by the speed of a product
-of matrices on this machine, so that they are a lower bound.
+The network is built on the meta device and run on tensors that have shapes alone (PyTorch's FakeTensorMode): operations
+are counted, and what backward needs is added up. Seconds are operations by the speed of a product of matrices on this
+machine, so that they are a lower bound.
 """
 
 import math
@@ -117,7 +118,7 @@ def _space_of(name: str) -> tuple[WordSpace, bool]:
     return model.words, True
 
 
-def _with_sizes(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _with_sizes(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The size of the one map as numbers: it is square."""
     side = math.isqrt(kwargs["vision_features"].shape[1])
     return args, {**kwargs, "spatial_shapes": np.asarray([[side, side]])}

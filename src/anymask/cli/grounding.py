@@ -134,12 +134,17 @@ def _is_owl(detector: "Detector") -> bool:
 def _unlearned(
     args: argparse.Namespace, prompts: "Sequence[Prompt]", fitted: "FittedScorer | None", whose: str
 ) -> tuple[str, ...]:
-    """What was learned for other models or detectors alone: their usual thresholds hold."""
-    learned = [one for prompt in prompts if prompt.name not in args.text for one in prompt.learned]
-    sources = [f"the concept {one.name!r}" for one in learned if one.thresholds and whose not in one.thresholds]
+    """That the scorer file says nothing for this model or detector. Raises ValueError for a concept that does so."""
+    for one in (one for prompt in prompts if prompt.name not in args.text for one in prompt.learned):
+        if one.token_embeddings is None and whose not in one.thresholds:
+            known = ", ".join(one.thresholds)
+            raise ValueError(
+                f"the concept {one.name!r} holds thresholds for {known} alone, so that it would change nothing for"
+                f" {whose}: use --text {one.name!r}"
+            )
     if fitted and whose not in fitted.of_all and not fitted.thresholds.get(whose):
-        sources.append(str(args.scorer_file))
-    return tuple(f"{source} holds no threshold for {whose}: the usual one holds" for source in sources)
+        return (f"{args.scorer_file} holds no threshold for {whose}: the usual one holds",)
+    return ()
 
 
 def _log_all(notes: "Sequence[str]") -> None:

@@ -22,7 +22,8 @@ how prompts combine:
   All --point and the --mask together are one object; each --box is an object of its own, also beside points.
   --object N begins the prompts of object N: to correct a box by points, put them together in one object:
     --object 1 --box 40,30,600,410 --point 300,200 --point 50,50,0 --object 2 --point 700,80
-  Each --text is a name, and gives all its instances. Coordinates are pixels of the original image, x to the right.
+  Each --text is a name, and gives all its instances; with --concept polyp.safetensors it may be "a <polyp> on the
+  left". Coordinates are pixels of the original image, x to the right.
   --exemplar and --not-exemplar show what is meant and what is not, in the image or in another PHOTO, by a box or by
   the size of a mask: beside one --text, or alone. They need a model that knows exemplars (sam3)."""
 
@@ -53,7 +54,11 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
         "--not-text", action="append", default=[], metavar="NAME", help="what not to take for it (repeat)"
     )
     group.add_argument(
-        "--concept", action="append", default=[], metavar="FILE", help="all instances of a learned concept (repeat)"
+        "--concept",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="all instances of a learned concept, or what <its name> means in a --text (repeat)",
     )
     shown: dict[str, Any] = {"action": "append", "default": [], "metavar": "[PHOTO:]X0,Y0,X1,Y1|MASK"}
     group.add_argument("--exemplar", **shown, help="everything that looks like this one (repeat)")
@@ -89,7 +94,10 @@ def read_names(
     negative_exemplars: Sequence[str] = (),
     concepts: Sequence[str] = (),
 ) -> tuple[Prompt, ...]:
-    """One Prompt for each name and concept; the exemplars are of the one name, or a Prompt of their own."""
+    """One Prompt for each name, and for each concept that no name speaks of as <its name>.
+
+    The exemplars are of the one name, or a Prompt of their own.
+    """
     from anymask.asking import distinct_names
 
     names = distinct_names(names)
@@ -106,8 +114,11 @@ def read_names(
     if shown:
         return ((Prompt.text(names[0], negative_names) if names else Prompt()) + Prompt(exemplars=shown),)
     against = Prompt(negative_names=tuple(negative_names))
-    learned = tuple(Prompt.concept(read_concept(file)) + against for file in concepts)
-    return tuple(Prompt.text(name, negative_names) for name in names) + learned
+    learned = [read_concept(file) for file in concepts]
+    amid = {name: [one for one in learned if f"<{one.name}>" in name] for name in names}
+    alone = [one for one in learned if not any(one in within for within in amid.values())]
+    said = tuple(Prompt.text(name, negative_names, within) for name, within in amid.items())
+    return said + tuple(Prompt.concept(one) + against for one in alone)
 
 
 def split_exemplar(value: str) -> tuple[str, str]:
