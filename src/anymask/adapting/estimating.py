@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,7 +127,8 @@ def _with_sizes(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _sam3_config(name: str) -> dict[str, Any] | None:
     """By a folder, or by the published sizes, which are transformers' defaults; None for another family."""
-    entry, path = catalogue.named(name), sources.find(name)
+    given = Path(name).expanduser()
+    entry, path = catalogue.named(name), given if given.exists() else sources.find(name)
     if path is not None and path.is_dir():
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
         return config if config.get("model_type") in sam3_keys.MODEL_TYPES else None
