@@ -56,10 +56,11 @@ def read_class(
     _check_lists(lists, stems, folder)
     drawn = {path.stem for path in find_images([masks])}
     parts = split_stems([stem for stem in stems if stem in drawn], lists, max_train, max_val, seed)
+    count = len(drawn.intersection(stems))
     for part in ("train", "val"):
         if not parts[part]:
             raise ValueError(
-                f"the class {name!r} cannot be split: {folder} has {len(drawn & set(stems))} images with masks, and"
+                f"the class {name!r} cannot be split: {folder} has {count} image{'s' * (count != 1)} with a mask, and"
                 f" none is left for {part}: it takes at least one to learn from and one to judge by"
             )
     read = {part: telling(read_pairs(images, masks, found)) for part, found in parts.items() if found}

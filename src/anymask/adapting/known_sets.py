@@ -64,7 +64,7 @@ def _rows(name: str, datasets: ModuleType) -> Any:
         rows = datasets.load_dataset(known.hub_id, split="train")
         for column in (known.image, known.mask):
             rows = rows.cast_column(column, datasets.Image(decode=False))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(f"cannot fetch {name} ({known.hub_id}): {reason}; go online, or {OTHERWISE}") from error
     return rows

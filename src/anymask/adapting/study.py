@@ -32,8 +32,10 @@ from anymask.evaluation import reports
 from anymask.models.load import load
 from anymask.models.word_space import word_space_of
 from anymask.training.caching import FeatureStore
-from anymask.types import Report
+from anymask.types import Masks, Report
 
+VAL = "Each embedding is the one that did best on these images: on others it will do a little worse (--spare)."
+SPARE = "Nothing was chosen by these images."
 EXAMPLES = 5  # held-out images drawn of each class
 TABLES = ("classes", "controls", "confusion", "presence", "phrases")
 # Of the settings of an inversion, those that a study takes over as they are; all else it says itself, class by class.
@@ -122,6 +124,7 @@ class Study:
     def __init__(self, settings: StudySettings, classes: Sequence[StudyClass], learning: InversionSettings) -> None:
         _check_names(classes)
         self.settings, self.classes, self.learning = settings, classes, learning
+        self._diverged = False
         self.model = load(settings.model, settings.device, runtime="eager")
         self.space = word_space_of(self.model)
         for phrase in (phrase for one in classes for phrase in one.tried):
@@ -142,8 +145,8 @@ class Study:
 
     @property
     def failed(self) -> bool:
-        """Whether an image or mask could not be used."""
-        return any(folder.failed for folder in self.folders.values())
+        """Whether an image or mask could not be used, or a run met a loss that was not finite."""
+        return self._diverged or any(folder.failed for folder in self.folders.values())
 
     def remarks(self) -> list[str]:
         """How many images there are of each class, and what was left out."""
@@ -199,6 +202,7 @@ class Study:
         for record in inversion.steps():
             learned_now = True
             yield StudyRecord(done + record.step / record.steps, self._parts, f"{one.name} by seed {seed}")
+        self._diverged |= inversion.standing.diverged
         if learned_now or not (folder / "concept.safetensors").is_file():
             write_run(inversion)
         learned = torch.from_numpy(self.space.vectors_of(inversion.concept)).to(self.space.table.device)
@@ -207,7 +211,9 @@ class Study:
     def _lessons(self, name: str) -> Lessons:
         folder = self.folders[name]
         others = [pair for other, its in self.folders.items() if other != name for pair in its.train.rows]
-        without = tuple(Pair(pair.image, pair.masks[:0]) for pair in others) if self.settings.contrast else ()
+        without = (
+            tuple(Pair(pair.image, Masks.empty(pair.masks.size)) for pair in others) if self.settings.contrast else ()
+        )
         return Lessons(folder.train, folder.val, without)
 
     def _judge(self, one: StudyClass, taught: Mapping[str, Sequence[Embedding]]) -> ClassResult:
@@ -278,9 +284,9 @@ def evenly_ranked(values: Float[np.ndarray, "n"], count: int) -> list[int]:
 
 def to_markdown(report: Report) -> str:
     """The tables of a study under their headings."""
-    tables = readable(report).tables
+    tables, about = readable(report).tables, SPARE if report.settings["spare"] else VAL
     shown = [f"## {name.capitalize()}\n\n{reports.piped(rows)}" for name in TABLES if (rows := tables[name])]
-    return "\n\n".join([f"# {report.title}", *shown, reports.origin(report)]) + "\n"
+    return "\n\n".join([f"# {report.title}", about, *shown, reports.origin(report)]) + "\n"
 
 
 def _check_names(classes: Sequence[StudyClass]) -> None:

@@ -19,9 +19,8 @@ from anymask.ops.metrics import bootstrap_interval, roc_auc
 from anymask.types import Report
 
 Row = dict[str, Any]
-# Columns that are ranges: their beginnings, and the ends and the name of a range.
-_MEASURED = ("iou", "margin", "start", "start_iou", "end", "end_iou")
-_RANGES = (("_ci95_low", "_ci95_high", " 95%"), ("_least", "_most", " range"))
+# How the lower ends of ranges are called, how the upper ones, and how both together.
+_RANGES = {"_ci95_low": ("_ci95_high", "95%"), "_least": ("_most", "range")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +82,14 @@ def readable(report: Report) -> Report:
 
 
 def _folded(row: Mapping[str, Any]) -> Row:
-    """Two ends of a range as one column, in the place of the first."""
-    ends = {f"{base}{low}": (f"{base}{high}", f"{base}{name}") for base in _MEASURED for low, high, name in _RANGES}
-    found, seconds = Row(), {second for first, (second, _) in ends.items() if first in row}
+    """Both ends of a range as one column, in the place of the lower."""
+    found = Row()
     for key, value in row.items():
-        if key in ends:
-            second, name = ends[key]
-            found[name] = f"{value:.3f} to {row[second]:.3f}"
-        elif key not in seconds:
+        low = next((end for end in _RANGES if key.endswith(end)), None)
+        if low is not None:
+            base, (high, name) = key.removesuffix(low), _RANGES[low]
+            found[f"{base} {name}"] = f"{value:.3f} to {row[base + high]:.3f}"
+        elif not key.endswith(tuple(high for high, _ in _RANGES.values())):
             found[key] = value
     return found
 
@@ -112,7 +111,7 @@ def _class_row(one: ClassResult, seed: int) -> Row:
         row |= {f"{part}_{key}": value for key, value in _mean_with_interval(judged.ious, seed).items()}
         row |= {f"{part}_deviation": _number(per_image.std())}
         row |= {f"{part}_least": _number(per_image.min()), f"{part}_most": _number(per_image.max())}
-    row["end_deviation_of_runs"] = _number(one.end.ious.mean(axis=1).std())
+    row["end_deviation_of_runs"] = _number(one.end.ious.mean(axis=1).std()) if row["runs"] > 1 else None
     return row | {"train_iou": _number(one.train.ious.mean()), "gap": _gap(one)}
 
 
