@@ -75,7 +75,7 @@ def panel(image: Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarra
     return draw(small, resized_masks(Masks.from_dense(mask[None]), size), labels=False).pixels
 
 
-def grid(rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]]) -> "Figure":
+def grid(rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]]) -> "Figure":
     """Titled pictures in rows and columns; a row is as high as its first picture asks for."""
     from matplotlib.figure import Figure
 

@@ -152,8 +152,9 @@ class Study:
         """How many images there are of each class, and what was left out."""
         lines = []
         for name, folder in self.folders.items():
-            judging = f"{len(self.held_out[name])} {'spare images' if self.settings.spare else 'held out'}"
-            lines += [f"{name}: {len(folder.train)} images to learn from, {judging}", *folder.remarks()]
+            n, kind = len(folder.train), "spare" if self.settings.spare else "held out"
+            about = f"{n} image{'s' * (n != 1)} to learn from, {len(self.held_out[name])} {kind}"
+            lines += [f"{name}: {about}", *folder.remarks()]
         return lines
 
     @property

@@ -55,7 +55,7 @@ def draw_examples(classes: Mapping[str, Sequence[Example]]) -> "Figure":
     return grid([row + [blank] * (columns - len(row)) for row in rows])
 
 
-def _block(name: str, examples: Sequence[Example]) -> list[list[tuple[str, UInt8[np.ndarray, "h w 3"]]]]:
+def _block(name: str, examples: Sequence[Example]) -> list[list[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]]:
     return [
         [(f"{name}: {one.image.name}", panel(one.image, None)) for one in examples],
         [("truth", panel(one.image, one.truth)) for one in examples],

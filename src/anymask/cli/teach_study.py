@@ -99,7 +99,8 @@ def _kept(output: Path) -> str:
     kept = sorted(output.glob(f"*/seed-*/{CHECKPOINT}"))
     if not kept:
         return "there was no checkpoint yet"
-    return f"the checkpoints of {len(kept)} runs in {output} are kept; run the same command with --resume to go on"
+    runs = f"{len(kept)} run{'s' * (len(kept) != 1)}"
+    return f"the checkpoints of {runs} in {output} are kept; run the same command with --resume to go on"
 
 
 STUDY = Command(
