@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from anymask.adapting.controls import (
-    GENERIC_PHRASES,
     Embedding,
     judge_controls,
     judged,
     mean_embedding,
-    plain_phrases,
     random_vectors,
 )
 from anymask.adapting.judging import Gallery
@@ -47,12 +45,6 @@ def test_the_mean_embedding_is_taken_vector_by_vector():
     one, two, three = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 6.0], [5.0, 7.0]]), torch.tensor([[8.0, 1.0]] * 2)
     assert mean_embedding([one, two, three]).tolist() == [[4.0, 3.0], [6.5, 4.0]]
     assert mean_embedding([two]).tolist() == two.tolist()
-
-
-def test_plain_phrases_hold_the_seed_phrase():
-    assert plain_phrases("polyp", ()) == ("polyp", *GENERIC_PHRASES)
-    assert len(plain_phrases("polyp", ())) == 10
-    assert plain_phrases("polyp", ["bump", "polyp", "bump"]) == ("polyp", "bump")
 
 
 def test_several_phrases_are_judged_image_by_image(space, gallery):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image as PillowImage
 import tiny_sam3
 from anymask.adapting import study as module
 from anymask.adapting.settings import InversionSettings
-from anymask.adapting.study import Study, StudyClass, StudySettings, evenly_ranked, to_markdown
+from anymask.adapting.study import Study, evenly_ranked, to_markdown
+from anymask.adapting.study_settings import GENERIC_PHRASES, LEARNING, StudyClass, StudySettings
 from anymask.data.concepts import read_concept
 from anymask.evaluation.reports import read_report
 from anymask.models.load import load
@@ -208,11 +210,26 @@ def test_wrong_classes_are_refused(classes, message, places, tmp_path, tiny):
 def test_settings_are_at_least_one(name, tmp_path):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         StudySettings(tmp_path, **{name: 0})
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        StudySettings(tmp_path, seed=-1)
+
+
+def test_every_setting_of_an_inversion_is_taken_over_or_said_by_the_study():
+    said = {"seed_text", "output", "name", "model", "device", "seed", "start", "phrase", "negatives", "image", "mask"}
+    said |= {"images", "masks", "annotations", "category", "val_images", "val_masks", "train_list", "val_list"}
+    said |= {"val_share"}
+    assert said.isdisjoint(LEARNING)
+    assert {one.name for one in fields(InversionSettings)} == said | set(LEARNING)
 
 
 def test_a_class_begins_with_its_name():
     assert StudyClass("my_part-7", "x").seed_phrase == "my part 7"
-    assert StudyClass("polyps", "x", "polyp").tried[:2] == ("polyp", "object")
+
+
+def test_the_seed_phrase_is_one_of_ten_plain_phrases():
+    assert StudyClass("polyps", "x", "polyp").tried == ("polyp", *GENERIC_PHRASES)
+    assert len(StudyClass("polyps", "x").tried) == 10
+    assert StudyClass("polyps", "x", "polyp", ("bump", "polyp", "bump")).tried == ("polyp", "bump")
 
 
 def test_examples_are_evenly_spaced_in_rank():

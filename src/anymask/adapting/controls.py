@@ -18,8 +18,6 @@ from anymask.models.word_space import WordSpace
 
 SEED_PHRASE, BEST_PHRASE = "seed phrase", "best phrase"
 RANDOM, INITIALISER, MEAN = "random vectors", "initialiser", "mean embedding"
-# Where the user names no phrases: what one would try who has no better word. With the seed phrase they are ten.
-GENERIC_PHRASES = ("object", "thing", "animal", "person", "plant", "food", "hidden object", "round shape", "foreground")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +69,6 @@ def judge_controls(
         MEAN: means,
     }
     return {name: judged(held_out, several) for name, several in phrases.items() if several}
-
-
-def plain_phrases(seed_phrase: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Those that the user named, or the generic ones; the seed phrase is always one of them."""
-    return tuple(dict.fromkeys((seed_phrase, *(given or GENERIC_PHRASES))))
 
 
 def random_vectors(space: WordSpace, count: int, draws: int, seed: int = 0) -> list[Float[Tensor, "n d"]]:

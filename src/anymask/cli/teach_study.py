@@ -8,7 +8,7 @@ from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, s
 from anymask.cli.runs import CHECKPOINT, add_resume, check_resume
 
 if TYPE_CHECKING:
-    from anymask.adapting.study import StudyClass
+    from anymask.adapting.study_settings import StudyClass
 
 SETTINGS = "settings.json"
 STEPS = 300
@@ -18,7 +18,7 @@ SHOWN = ("classes", "controls", "confusion", "presence")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The classes, the settings of the study, and those of teaching that are the same for every class."""
     from anymask.adapting.settings import InversionSettings
-    from anymask.adapting.study import LEARNING, StudySettings
+    from anymask.adapting.study_settings import LEARNING, StudySettings
     from anymask.cli.flags import add_settings
 
     add = parser.add_argument
@@ -37,7 +37,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Teaches and judges, then shows the tables."""
     from anymask.adapting.settings import InversionSettings
-    from anymask.adapting.study import LEARNING, Study, StudySettings
+    from anymask.adapting.study import Study
+    from anymask.adapting.study_settings import LEARNING, StudySettings
     from anymask.adapting.study_summary import readable
     from anymask.cli.flags import read_settings
     from anymask.cli.progress import Progress
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _classes(args: argparse.Namespace) -> "list[StudyClass]":
     """Of --class, --seed-text and --phrase."""
-    from anymask.adapting.study import StudyClass
+    from anymask.adapting.study_settings import StudyClass
 
     places = [_named(text, "--class", "DIR") for text in args.classes]
     names = [name for name, _ in places]
