@@ -35,6 +35,7 @@ from anymask.types import Masks, Report
 
 VAL = "Each embedding is the one that did best on these images: on others it will do a little worse (--spare)."
 SPARE = "Nothing was chosen by these images."
+DRAWN = "The examples are evenly spaced from the best to the worst IoU of the first run's embedding."
 EXAMPLES = 5  # held-out images drawn of each class
 TABLES = ("classes", "controls", "confusion", "presence", "phrases")
 
@@ -222,7 +223,7 @@ def to_markdown(report: Report) -> str:
     """The tables of a study under their headings."""
     tables, about = readable(report).tables, SPARE if report.settings["spare"] else VAL
     shown = [f"## {name.capitalize()}\n\n{reports.piped(rows)}" for name in TABLES if (rows := tables[name])]
-    return "\n\n".join([f"# {report.title}", about, *shown, reports.origin(report)]) + "\n"
+    return "\n\n".join([f"# {report.title}", f"{about} {DRAWN}", *shown, reports.origin(report)]) + "\n"
 
 
 def _check_names(classes: Sequence[StudyClass]) -> None:
