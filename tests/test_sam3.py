@@ -298,7 +298,9 @@ def test_a_concept_learns_through_the_detector(model):
 
 
 def test_concepts_of_another_model_are_refused(model):
-    with pytest.raises(ValueError, match="was made for pocket with vectors of .*, but those of tiny-sam3 have 24"):
+    with pytest.raises(
+        ValueError, match="was made for pocket with vectors of .*, but those of tiny-sam3 have 24"
+    ):
         model.encode_text([Prompt.concept(Concept("mine", "pocket", np.zeros((2, 7), np.float32)))])
     with pytest.raises(ValueError, match="a concept for SAM 3 must have 1 to 30 vectors, got 31"):
         model.encode_text([Prompt.concept(Concept("mine", "tiny-sam3", np.zeros((31, 24), np.float32)))])
