@@ -77,7 +77,13 @@ class Inversion:
     `lessons` and `model` are read as the settings say, unless they are given.
     """
 
-    def __init__(self, settings: InversionSettings, lessons: Lessons | None = None, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        settings: InversionSettings,
+        lessons: Lessons | None = None,
+        model: Model | None = None,
+        store: FeatureStore | None = None,
+    ) -> None:
         self.settings = settings
         self.lessons = lessons or read_lessons(settings)
         self.space: WordSpace = word_space_of(model or load(settings.model, settings.device, runtime="eager"))
@@ -85,7 +91,7 @@ class Inversion:
         rows = large_enough(self.lessons.learn, self.model)[0].rows
         if not rows:
             raise ValueError("all masks are smaller than a cell of the model's answer: crop the images")
-        store = FeatureStore(
+        store = store or FeatureStore(
             self.model, settings.output / "features", settings.cache_mb, settings.half_cache, self.space.feature_names
         )
         self.learn = Gallery(self.space, rows, store)

@@ -75,14 +75,14 @@ def panel(image: Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarra
     return draw(small, resized_masks(Masks.from_dense(mask[None]), size), labels=False).pixels
 
 
-def grid(rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]]) -> "Figure":
-    """Titled pictures in rows and columns."""
+def grid(rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]]) -> "Figure":
+    """Titled pictures in rows and columns; a row is as high as its first picture asks for."""
     from matplotlib.figure import Figure
 
     across, down = len(rows[0]), len(rows)
-    h, w = rows[0][0][1].shape[:2]
-    figure = Figure(figsize=(3.2 * across, (3.2 * h / w + 0.35) * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False)
+    heights = [3.2 * row[0][1].shape[0] / row[0][1].shape[1] + 0.35 for row in rows]
+    figure = Figure(figsize=(3.2 * across, sum(heights)), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, height_ratios=heights)
     for row, pictures in enumerate(rows):
         for column, (title, pixels) in enumerate(pictures):
             axes[row][column].imshow(pixels)

@@ -6,7 +6,7 @@ its default is the flag's, a bool has a `--no-` form, a tuple is a flag that rep
 
 import argparse
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -18,11 +18,14 @@ SHORT = {"output": ("-o",), "model": ("-m",)}
 
 
 def add_settings(
-    parser: argparse._ActionsContainer, settings: type, defaults: Mapping[str, object] = types.MappingProxyType({})
+    parser: argparse._ActionsContainer,
+    settings: type,
+    defaults: Mapping[str, object] = types.MappingProxyType({}),
+    only: Collection[str] | None = None,
 ) -> None:
-    """A flag for every field of the dataclass; `defaults` stand in for those of the class."""
+    """A flag for every field of the dataclass, or `only` for some; `defaults` stand in for those of the class."""
     hints = get_type_hints(settings)
-    for one in fields(settings):
+    for one in (one for one in fields(settings) if only is None or one.name in only):
         default = defaults.get(one.name, _default(one))
         _add_flag(parser, one, _unwrapped(hints[one.name]), default)
 

@@ -57,12 +57,12 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 def to_text(report: Report, tables: Sequence[str] = ("sources",)) -> str:
     """For a terminal: the summary, the named tables, and a line on how it was measured."""
-    return "\n\n".join([report.title, *(_aligned(rows) for rows in _shown(report, tables)), _origin(report)])
+    return "\n\n".join([report.title, *(_aligned(rows) for rows in _shown(report, tables)), origin(report)])
 
 
 def to_markdown(report: Report, tables: Sequence[str] = ("sources",)) -> str:
     """The same for a model card."""
-    return "\n\n".join([*(_piped(rows) for rows in _shown(report, tables)), _origin(report)]) + "\n"
+    return "\n\n".join([*(piped(rows) for rows in _shown(report, tables)), origin(report)]) + "\n"
 
 
 def summary_rows(report: Report) -> list[dict[str, Any]]:
@@ -74,6 +74,21 @@ def summary_rows(report: Report) -> list[dict[str, Any]]:
     ]
     kept = [column for column in (rows[0] if rows else ()) if any(row[column] is not None for row in rows)]
     return [{column: row[column] for column in kept} for row in rows]
+
+
+def piped(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a table of Markdown."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
+    lines += [[_cell(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def origin(report: Report) -> str:
+    """A line on how it was measured: seed, machine, versions."""
+    packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    place = report.machine.get("gpu") or report.machine.get("processor") or "unknown machine"
+    return f"Seed {report.seed}; {place}, {report.machine.get('cores')} cores; {packages}."
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -144,13 +159,6 @@ def _aligned(rows: Sequence[Mapping[str, Any]]) -> str:
     return align(lines, [isinstance(rows[0][column], str) and i == 0 for i, column in enumerate(columns)])
 
 
-def _piped(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(rows[0])
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
-    lines += [[_cell(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -159,12 +167,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return str(value)
-
-
-def _origin(report: Report) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    place = report.machine.get("gpu") or report.machine.get("processor") or "unknown machine"
-    return f"Seed {report.seed}; {place}, {report.machine.get('cores')} cores; {packages}."
 
 
 def _processor() -> str:
