@@ -113,7 +113,8 @@ def draw_curves(history: Sequence[dict[str, Any]]) -> "Figure":
                     ms=3,
                 )
         axes.set_xlabel("step", color=_GREY)
-        axes.legend(frameon=False, fontsize=8)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylim(0, 1)
     right.set_ylim(bottom=0)

@@ -61,7 +61,7 @@ class InversionSettings:
     views: int = field(
         default=2, metadata={"help": "views of an image: 1 itself, 2 and its mirror image, more: and random parts"}
     )
-    learning_rate: float = field(default=0.01, metadata={"help": "highest learning rate"})
+    learning_rate: float = field(default=0.02, metadata={"help": "highest learning rate"})
     optimizer: str = field(default="adamw", metadata={"help": "adamw or adam"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay of the vectors"})
     warmup: int = field(default=10, metadata={"help": "steps of rising learning rate, before it falls as a cosine"})
