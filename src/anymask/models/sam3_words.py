@@ -47,12 +47,14 @@ class Sam3Words(WordSpace):
         """As `WordSpace.spoken`."""
         return "".join(self.pieces[row] for row in rows).replace(SPACE, " ").strip()
 
+    def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
+        """As `WordSpace.tokens`."""
+        ids, mask = (one.to(self._sam3.device) for one in sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors)))
+        return sam3_text.encode_words(self._sam3.detector, ids, mask, [vectors])[0]
+
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """As `WordSpace.answer`."""
-        detector = self._sam3.detector
-        ids, mask = (one.to(self._sam3.device) for one in sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors)))
-        tokens = sam3_text.encode_words(detector, ids, mask, [vectors])[0]
-        output = sam3_detector.detect_everywhere(detector, features, tokens)
+        output = sam3_detector.detect_everywhere(self._sam3.detector, features, self.tokens(vectors))
         return Answers(
             output.pred_masks.float(),
             output.pred_logits.float(),
