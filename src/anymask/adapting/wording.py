@@ -51,14 +51,12 @@ class Wording:
 
 @dataclass(frozen=True)
 class WordSearch:
-    """How far to search: phrases judged in all, and in a round before the best is changed further; words of a phrase;
-    images for a gradient.
-    """
+    """How far to search."""
 
-    most_judged: int = 120
-    round_size: int = 12
-    most_words: int = 4
-    gradient_images: int = 6
+    most_judged: int = field(default=120, metadata={"help": "phrases judged at most"})
+    most_words: int = field(default=4, metadata={"help": "words of a phrase at most, where it was not given"})
+    round_size: int = field(default=12, metadata={"help": "phrases judged before the best of them is changed further"})
+    gradient_images: int = field(default=6, metadata={"help": "images for a gradient at most"})
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,0 +1,124 @@
+"""Plain figures of concepts: matrices of cosines, bars of each vector, strips of masks on a photo."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image as PillowImage
+
+from anymask.types import Image
+
+INK, GREY, PAPER = "#202124", "#76787e", "#fafaf8"
+SHADES = ("#5c6c8c", "#d08a3e")
+LONGEST = 18  # letters of a name
+DPI = 120
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of several kinds for each row, on a scale from 0 to 1; `whole` is what they are compared with, a line."""
+
+    title: str
+    rows: Sequence[str]
+    kinds: Mapping[str, Sequence[float | None]]
+    whole: float
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Pictures side by side, each with a line above it."""
+
+    title: str
+    pictures: Sequence[Image]
+    captions: Sequence[str]
+
+
+def draw_matrices(names: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "n n"]]) -> Image:
+    """Each matrix with its numbers under its title."""
+    side = 1.6 + 0.75 * len(names)
+    figure = _figure(len(matrices) * side + 0.6, side + 0.5)
+    for axes, (title, values) in zip(_row_of(figure, len(matrices)), matrices.items(), strict=True):
+        axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=30, ha="right")
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        for (y, x), value in np.ndenumerate(values):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", color=PAPER if abs(value) > 0.7 else INK)
+        axes.set_title(title, loc="left")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return _drawn(figure)
+
+
+def draw_bars(charts: Sequence[Bars], measure: str) -> Image:
+    """A chart above the other; `measure` is what the bars are."""
+    heights = [1.0 + 0.45 * len(chart.rows) for chart in charts]
+    figure = _figure(8.0, sum(heights) + 0.6)
+    all_axes = figure.subplots(len(charts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axes, chart in zip(all_axes, charts, strict=True):
+        _draw_bars(axes, chart)
+    all_axes[-1].set_xlabel(measure)
+    handles, names = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
+    return _drawn(figure)
+
+
+def draw_strips(strips: Sequence[Strip]) -> Image:
+    """A strip above the other."""
+    h, w = strips[0].pictures[0].size
+    columns = max(len(strip.pictures) for strip in strips)
+    figure = _figure(2.1 * columns, len(strips) * (2.1 * h / w + 0.65))
+    for part, strip in zip(figure.subfigures(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
+        part.set_facecolor(PAPER)
+        part.suptitle(strip.title, x=0.01, ha="left", color=INK, fontsize=11)
+        all_axes = part.subplots(1, columns, squeeze=False)[0]
+        for axes in all_axes:
+            axes.axis("off")
+        for axes, picture, caption in zip(all_axes, strip.pictures, strip.captions, strict=False):
+            axes.imshow(picture.pixels)
+            axes.set_title(caption, fontsize=9, color=INK)
+    return _drawn(figure)
+
+
+def _draw_bars(axes: Axes, chart: Bars) -> None:
+    thick = 0.8 / len(chart.kinds)
+    places = np.arange(len(chart.rows))
+    for i, ((kind, values), shade) in enumerate(zip(chart.kinds.items(), SHADES, strict=False)):
+        lengths = [value or 0.0 for value in values]
+        bars = axes.barh(places + (i + 0.5) * thick - 0.4, lengths, 0.9 * thick, color=shade, label=kind)
+        numbers = ["none" if value is None else f"{value:.2f}" for value in values]
+        axes.bar_label(bars, numbers, padding=4, color=INK, fontsize=8)
+    axes.axvline(chart.whole, color=INK, linewidth=1.2, linestyle="--", label="all vectors")
+    axes.set_title(chart.title, loc="left", color=INK, fontsize=11)
+    axes.set_facecolor(PAPER)
+    axes.set_yticks(places, [_short(row) for row in chart.rows])
+    axes.invert_yaxis()
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_xlim(0, 1.08)  # with room for a number
+    axes.grid(axis="x", color="#dededa")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, colors=INK)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """In inches."""
+    return Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
+
+
+def _row_of(figure: Figure, n: int) -> Sequence[Axes]:
+    axes: Sequence[Axes] = figure.subplots(1, n, squeeze=False)[0]
+    return axes
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
+def _drawn(figure: Figure) -> Image:
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return Image(np.array(PillowImage.open(file).convert("RGB")))
