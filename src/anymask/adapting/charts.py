@@ -41,7 +41,8 @@ def draw_matrices(names: Sequence[str], matrices: Mapping[str, Float[np.ndarray,
     """Each matrix with its numbers under its title."""
     side = 1.6 + 0.75 * len(names)
     figure = _figure(len(matrices) * side + 0.6, side + 0.5)
-    for axes, (title, values) in zip(_row_of(figure, len(matrices)), matrices.items(), strict=True):
+    all_axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axes, (title, values) in zip(all_axes, matrices.items(), strict=True):
         axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
         axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=30, ha="right")
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
@@ -70,7 +71,7 @@ def draw_strips(strips: Sequence[Strip]) -> Image:
     """A strip above the other."""
     h, w = strips[0].pictures[0].size
     columns = max(len(strip.pictures) for strip in strips)
-    figure = _figure(2.1 * columns, len(strips) * (2.1 * h / w + 0.65))
+    figure = _figure(2.1 * columns, len(strips) * (2.1 * min(max(h / w, 0.2), 4) + 0.65))
     for part, strip in zip(figure.subfigures(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
         part.set_facecolor(PAPER)
         part.suptitle(strip.title, x=0.01, ha="left", color=INK, fontsize=11)
@@ -107,11 +108,6 @@ def _draw_bars(axes: Axes, chart: Bars) -> None:
 def _figure(width: float, height: float) -> Figure:
     """In inches."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
-
-
-def _row_of(figure: Figure, n: int) -> Sequence[Axes]:
-    axes: Sequence[Axes] = figure.subplots(1, n, squeeze=False)[0]
-    return axes
 
 
 def _short(name: str) -> str:
