@@ -54,8 +54,8 @@ def answers(model: Model, features: Features, truth: Masks) -> Iterator[tuple[st
     names = present_names(truth)
     found = find(model, features, names) if names else Masks.empty(truth.size)
     for name in names:
-        instances = found[np.asarray([label == name for label in found.labels], bool)]
-        target = truth[np.asarray([label == name for label in truth.labels], bool)]
+        instances = found[found.rows_named(name)]
+        target = truth[truth.rows_named(name)]
         overlaps = rle.iou(target.rles, instances.rles)
         seen = overlaps.max(axis=1, initial=0) > 0
         if seen.any():

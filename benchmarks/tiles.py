@@ -101,7 +101,7 @@ def measure(model: Model, image: Image, truth: Masks, names: list[str], tile: in
     end = time.perf_counter()
     ious = [rle.iou([mask], [true])[0, 0] for mask, true in zip(boxed.rles, truth.rles, strict=True)]
     answers, there = dict(zip(named.labels, named.rles, strict=True)), set(truth.labels) & set(names)
-    unions = {name: rle.merge(truth[[label == name for label in truth.labels]].rles, truth.size) for name in there}
+    unions = {name: rle.merge(truth[truth.rows_named(name)].rles, truth.size) for name in there}
     overlap = [float(rle.iou([answers[name]], [unions[name]])[0, 0]) if name in answers else 0.0 for name in there]
     return {
         "box mIoU": float(np.mean(ious)),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anymask.grounding.instances import one_each, united, without
+from anymask.grounding.instances import one_each, united, why_missing, without
 from anymask.types import Masks
 
 SIZE = (40, 60)
@@ -93,3 +93,10 @@ def test_a_union_has_the_score_of_the_surest():
     assert masks.labels == ("a", "b") and masks.areas.tolist() == [200, 100]
     assert masks.scores.tolist() == pytest.approx([0.7, 0.1]) and masks.ids.tolist() == [1, 2]
     assert len(united(Masks.empty(SIZE))) == 0
+
+
+def test_why_a_name_is_missing_is_said_in_words_that_follow_it():
+    assert why_missing(0.021, 0.62) == "0.02 of 0.62"
+    assert why_missing(0.021, 0.62, "toy") == "0.02 of 0.62"
+    assert why_missing(0.62, 0.62, "toy") == "taken by 'toy'"
+    assert why_missing(0.62, 0.62) == "there, but no mask of it is sure enough"

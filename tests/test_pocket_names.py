@@ -43,7 +43,7 @@ def whole(model: PocketModel, features: Features, text: Tensor, places: Tensor |
     elif places is not None:
         prompts = replace(prompts, point_coords=places[:, None, :2], point_labels=torch.ones(n, 1, dtype=torch.long))
     with torch.inference_mode():
-        output = model._decode(features.tensors, torch.zeros(n, dtype=torch.long), prompts)
+        output = model.run(features.tensors, torch.zeros(n, dtype=torch.long), prompts)
     return output.presence.sigmoid(), output.logits[:, 0], output.predicted_iou[:, 0]
 
 

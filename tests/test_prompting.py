@@ -178,6 +178,12 @@ def test_zoom_looks_closer_and_lands_in_the_same_place() -> None:
     assert model.crops[-1] is not None and model.crops[-1][2] - model.crops[-1][0] < 100
 
 
+def test_a_limit_is_rounded_to_pixels_of_the_image() -> None:
+    assert prompting.whole_pixels(None, (30, 50)) == (0, 0, 50, 30)
+    assert prompting.whole_pixels(np.asarray([1.4, 2.6, 20.6, 29.5], np.float32), (30, 50)) == (1, 3, 21, 30)
+    assert prompting.whole_pixels(np.asarray([-8, -0.4, 60, 31], np.float32), (30, 50)) == (0, 0, 50, 30)
+
+
 def test_stability_is_the_iou_of_two_thresholds() -> None:
     logits = torch.tensor([[[2.0, 0.5, -0.5, -3.0]], [[-5.0, -5, -5, -5]]])
     assert prompting.stability(logits).tolist() == pytest.approx([1 / 3, 1.0])

@@ -1,10 +1,12 @@
 """scorer.json: what was written comes back, and a file that is none is named with what it lacks."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from anymask.data.scorers import FittedScorer, read_scorer, write_scorer
+from anymask.grounding.clip_members import Member, parse_member
 
 FITTED = FittedScorer(
     quality={"text": 0.7, "compactness": 0.1, "size": 0.1, "smoothness": 0.1},
@@ -20,6 +22,13 @@ def test_it_comes_back(tmp_path):
     for fitted in (FITTED, FittedScorer(None, None, {}, {})):
         write_scorer(tmp_path / "scorer.json", fitted)
         assert read_scorer(tmp_path / "scorer.json") == fitted
+
+
+def test_its_members_are_asked_for_as_a_command_asks():
+    fitted = replace(FITTED, members={"ViT-B-32:laion2b": 0.25, "ViT-L-14:openai": 0.75})
+    assert fitted.scorer == ("ViT-B-32:laion2b=0.25", "ViT-L-14:openai=0.75")
+    assert parse_member(fitted.scorer[0]) == Member("ViT-B-32", "laion2b", 0.25)
+    assert FittedScorer(None, None, {}, {}).scorer == ()
 
 
 @pytest.mark.parametrize(

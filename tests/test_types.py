@@ -47,6 +47,14 @@ def test_coco_rows_are_in_coco_units(masks):
     assert [row["label"] for row in rows] == list(masks.labels)
 
 
+@given(results())
+def test_rows_named_are_those_of_one_label(masks):
+    for name in {*masks.labels, "no label"}:
+        rows = masks.rows_named(name)
+        assert rows.dtype == bool
+        assert rows.tolist() == [row.labels[0] == name for row in masks]
+
+
 def test_best_keeps_the_highest_score_of_each_id_in_order_of_appearance():
     masks = Masks.from_dense(np.zeros((5, 2, 2), bool), scores=[0.1, 0.9, 0.5, 0.7, 0.6], ids=[4, 4, 2, 2, 4])
     best = masks.best()

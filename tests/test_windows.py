@@ -38,7 +38,7 @@ def iou(box, other):
     return w * h / area
 
 
-def test_planted_objects_get_their_boxes_points_and_names():
+def test_planted_objects_get_their_boxes_and_names():
     cat = np.maximum(blob(60, 80, 16, 0.9, SIZE), blob(180, 240, 20, 0.6, SIZE))
     scorer = Planted(cat=cat, dog=blob(180, 60, 25, 0.8, SIZE), cow=blob(9, 9, 9, 0.1, SIZE))
     found = WindowDetector(scorer).detect(IMAGE, ["dog", "cow", "cat"])
@@ -49,7 +49,6 @@ def test_planted_objects_get_their_boxes_points_and_names():
         half = spread * (2 * np.log(2)) ** 0.5
         best = max(range(len(found)), key=lambda i: iou(found.boxes[i], (x - half, y - half, x + half, y + half)))
         assert iou(found.boxes[best], (x - half, y - half, x + half, y + half)) > 0.75 and found.labels[best] == label
-        assert np.abs(found.points[best] - (x, y)).max() < 6
     assert "cow" not in found.labels
     assert found.nearest == pytest.approx({"dog": 0.8, "cow": 0.1, "cat": 0.9}, abs=0.03)
     assert found.maps.names == ("dog", "cow", "cat") and found.maps.probs.shape == (3, 72, LONG_SIDE)
@@ -82,8 +81,6 @@ def test_a_scorer_of_whole_windows_finds_where_it_is():
     spot = np.zeros(SIZE, np.float32)
     spot[150:230, 220:310] = 1
     found = WindowDetector(Planted(whole=True, cat=spot), scales=(1, 2, 3)).detect(IMAGE, ["cat"])
-    x, y = found.points[0]
-    assert 220 <= x < 310 and 150 <= y < 230
     assert iou(found.boxes[0], (220, 150, 310, 230)) > 0.3
     assert found.maps.probs[0, :30, :40].max() < found.maps.probs[0].max() / 2
 
@@ -91,7 +88,7 @@ def test_a_scorer_of_whole_windows_finds_where_it_is():
 def test_nothing_above_the_threshold_is_an_empty_result_that_says_what_came_nearest():
     detector = WindowDetector(Planted(cat=blob(120, 160, 30, 0.4, SIZE)))
     found = detector.detect(IMAGE, ["cat"], DetectionThresholds(box=0.5))
-    assert len(found) == 0 and found.boxes.shape == (0, 4) and found.points.shape == (0, 2)
+    assert len(found) == 0 and found.boxes.shape == (0, 4)
     assert found.nearest["cat"] == pytest.approx(0.4, abs=0.01)
     assert len(detector.detect(IMAGE, ["cat"])) >= 1
     assert detector.name == "windows of planted" and detector.thresholds.box == 0.15

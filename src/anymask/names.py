@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from anymask.asking import check_placed, check_understood
-from anymask.grounding.instances import CLEARLY, one_each, united, without
+from anymask.grounding.instances import CLEARLY, one_each, united, why_missing, without
 from anymask.grounding.pipeline import Grounding
 from anymask.joining import join
 from anymask.models.capabilities import presence_threshold
@@ -23,8 +23,6 @@ from anymask.ops.grids import CropBox
 from anymask.prompting import place
 from anymask.tiling import Grid, lift
 from anymask.types import Features, Image, Masks, Prompt, Size
-
-UNSURE = "there, but no instance of it is sure enough"
 
 
 def find(
@@ -134,10 +132,10 @@ def _union_of_tiles(parts: Sequence[tuple[CropBox, Masks]], size: Size) -> Masks
     names = dict.fromkeys(label for _, masks in parts for label in masks.labels)
     rows = [Masks.empty(size)]
     for name in names:
-        coarse = [row for row in whole if row.labels[0] == name]
-        pieces = list(coarse) if not tiled else []
+        coarse = list(whole[whole.rows_named(name)])
+        pieces = [] if tiled else coarse
         for crop, masks in tiled:
-            own = [row for row in masks if row.labels[0] == name]
+            own = list(masks[masks.rows_named(name)])
             pieces += own or [replace(row, packed=rle.crop(row.rles, crop, size)) for row in coarse]
         score = max((float(row.scores[0]) for row in pieces), default=0.0)
         union = rle.merge([row.rles[0] for row in pieces], size)
@@ -183,17 +181,17 @@ class _Lost:
     refused: Masks
     kept: Masks
 
-    def why(self, name: str) -> str:
-        """Why none is left of a name that is there."""
-        rows = self.found[np.flatnonzero([label == name for label in self.found.labels])]
+    def taken_by(self, name: str) -> str:
+        """The label of what covers most of a name's mask, and is surer; empty where nothing does."""
+        rows = self.found[self.found.rows_named(name)]
         others = Masks.concat([self.refused, self.kept])
         if len(rows) and len(others):
             clearly = np.repeat([CLEARLY, 1.0], [len(self.refused), len(self.kept)])
             surer = others.scores[None] >= clearly * rows.scores[:, None]
             shared = rle.intersections(rows.rles, others.rles) * surer / np.maximum(rows.areas[:, None], 1)
             if shared.any():
-                return f"taken by {others.labels[int(shared.max(axis=0).argmax())]!r}"
-        return UNSURE
+                return others.labels[int(shared.max(axis=0).argmax())]
+        return ""
 
 
 def _made_by(model: Model, prompts: Sequence[Prompt], presence: Sequence[float], lost: _Lost) -> dict[str, Any]:
@@ -201,7 +199,7 @@ def _made_by(model: Model, prompts: Sequence[Prompt], presence: Sequence[float],
     thresholds = {prompt.title: round(presence_threshold(model, prompt), 4) for prompt in prompts}
     scores = {prompt.title: round(float(one), 4) for prompt, one in zip(prompts, presence, strict=False)}
     nearest = {name: score for name, score in scores.items() if name not in lost.kept.labels}
-    missing = {name: _below(score, thresholds[name]) or lost.why(name) for name, score in nearest.items()}
+    missing = {name: why_missing(score, thresholds[name], lost.taken_by(name)) for name, score in nearest.items()}
     return {"detector": model.name, "thresholds": thresholds, "nearest": nearest, "missing": missing}
 
 
@@ -214,11 +212,13 @@ def _made_by_all(parts: Sequence[Masks], kept: Masks) -> dict[str, Any]:
         if name in kept.labels:
             continue
         best = max(told, key=lambda one: one["nearest"].get(name, 0.0))
-        rows = np.asarray([label == name for label in lost.found.labels], bool)
-        detected = (lost.found.measures["detected"][rows] if rows.any() else np.zeros(1)).max()
-        nearest[name] = round(max(best["nearest"].get(name, 0.0), float(detected)), 4)
-        below = _below(nearest[name], first["thresholds"][name])
-        missing[name] = below or (lost.why(name) if rows.any() else best.get("missing", {}).get(name, UNSURE))
+        own = lost.found[lost.found.rows_named(name)]
+        if len(own):  # lost where crops were joined
+            detected = float(own.measures["detected"].max())
+            nearest[name] = round(max(best["nearest"].get(name, 0.0), detected), 4)
+            missing[name] = why_missing(nearest[name], first["thresholds"][name], lost.taken_by(name))
+        else:
+            nearest[name], missing[name] = best["nearest"][name], best["missing"][name]
     sums = {key: _summed([one[key] for one in told]) for key in ("refined", "seconds")}
     notes = list(dict.fromkeys(note for one in told for note in one["notes"]))
     return {**first, "nearest": nearest, "missing": missing, **sums, "notes": notes}
@@ -228,11 +228,6 @@ def _summed(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
         key: round(sum(one.get(key, 0) for one in counts), 4) for key in dict.fromkeys(k for one in counts for k in one)
     }
-
-
-def _below(score: float, threshold: float) -> str:
-    """How far a score is from being enough; nothing where it is."""
-    return f"{score:.2f} of {threshold:.2f}" if score < threshold else ""
 
 
 def _rows(grounded: Grounded, features: Features, label: str, semantic: bool, thresholds: Thresholds) -> Masks:

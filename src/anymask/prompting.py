@@ -42,8 +42,8 @@ def predict_batch(
         for prompt in some:
             check_prompt(prompt, one.frame.size)
     decoded = model.decode(features, prompts, multimask_output)
-    if not all(torch.isfinite(one.predicted_iou).all() for one in decoded):
-        raise ValueError(f"{model.name} answers with NaN: its weights are broken, or its dtype is too narrow (float32)")
+    for answer in decoded:
+        check_finite(answer.predicted_iou, model.name)
     pairs = zip(features, prompts, decoded, strict=True)
     return [_to_masks(one.frame, result, [prompt.name or "" for prompt in some]) for one, some, result in pairs]
 
@@ -93,6 +93,12 @@ def check_prompt(prompt: Prompt, size: Size) -> None:
             raise ValueError("a mask prompt must mark something, got an empty mask")
 
 
+def check_finite(predicted_iou: Float[Tensor, "..."], model: str) -> None:
+    """Raises ValueError for an answer that holds NaN; `model` is the one that gives it."""
+    if not torch.isfinite(predicted_iou).all():
+        raise ValueError(f"{model} answers with NaN: its weights are broken, or its dtype is too narrow (float32)")
+
+
 def crop_around(box: np.ndarray, size: Size, margin: float) -> CropBox | None:
     """`box` with `margin` times its longer side on each side, at least 64 pixels wide; None if most of the image."""
     x0, y0, x1, y1 = (float(side) for side in box)
@@ -119,6 +125,15 @@ def place_on_crop(logits: Float[Tensor, "n lh lw"], frame: Frame) -> Float[Tenso
         h, w = frame.content_size
         logits = functional.interpolate(logits[:, None], frame.input_size, mode="bilinear")[:, 0, :h, :w]
     return functional.interpolate(logits[:, None], size=(y1 - y0, x1 - x0), mode="bilinear")[:, 0]
+
+
+def whole_pixels(limit: Float[np.ndarray, "4"] | None, size: Size) -> CropBox:
+    """A row of `Decoded.limits`, rounded to pixels, within an image of `size`; all of it where there is no limit."""
+    h, w = size
+    if limit is None:
+        return 0, 0, w, h
+    x0, y0, x1, y1 = np.clip(np.round(limit), 0, (w, h, w, h)).astype(int).tolist()
+    return x0, y0, x1, y1
 
 
 def stability(logits: Float[Tensor, "n lh lw"], offset: float = STABILITY_OFFSET) -> Float[Tensor, "n"]:
@@ -153,17 +168,9 @@ def _full_masks(
     """Each mask within its limit and where it begins, one at a time: one float mask of full size is there at once."""
     c = decoded.predicted_iou.shape[1]
     for row in range(len(logits)):
-        x0, y0, x1, y1 = _whole_pixels(frame, decoded, row // c)
+        limit = None if decoded.limits is None else decoded.limits[row // c]
+        x0, y0, x1, y1 = whole_pixels(limit, frame.size)
         yield (place(logits[row : row + 1], frame)[0, y0:y1, x0:x1] > 0).numpy(), x0, y0
-
-
-def _whole_pixels(frame: Frame, decoded: Decoded, row: int) -> CropBox:
-    """The limit of a prompt, rounded to pixels, within the image."""
-    h, w = frame.size
-    if decoded.limits is None:
-        return 0, 0, w, h
-    x0, y0, x1, y1 = (round(float(side)) for side in decoded.limits[row])
-    return max(0, x0), max(0, y0), min(w, x1), min(h, y1)
 
 
 def _inside(prompt: Prompt, crop: CropBox) -> bool:

@@ -24,7 +24,7 @@ from anymask.models.decode import Scored
 from anymask.ops import boxes as box_ops
 from anymask.ops import resize, rle
 from anymask.ops.rle import Rle
-from anymask.prompting import place_on_crop, stability
+from anymask.prompting import check_finite, place_on_crop, stability
 from anymask.types import Frame, Masks
 
 SMALL = 64 * 64  # low-resolution cells in the box of a mask that is looked at in full resolution
@@ -59,8 +59,7 @@ class Sieve(ABC):
 
     def add(self, points: Float[np.ndarray, "n 2"], scored: Scored) -> None:
         """Clicks in pixels of the image, and what the decoder answers."""
-        if not torch.isfinite(scored.predicted_iou).all():
-            raise ValueError("the model answers with NaN: its weights are broken, or its dtype too narrow (float32)")
+        check_finite(scored.predicted_iou, "the model")
         keep = scored.predicted_iou > self.limits.predicted_iou
         if self.limits.predicted_iou <= 0:
             keep = torch.ones_like(keep)

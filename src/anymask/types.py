@@ -395,6 +395,10 @@ class Masks:
         """Pixels in each mask."""
         return rle.areas(self.rles)
 
+    def rows_named(self, name: str) -> Bool[np.ndarray, "n"]:
+        """Which rows have this label."""
+        return np.asarray([label == name for label in self.labels], bool)
+
     def compact(self) -> "Masks":
         """The same rows held as RLE."""
         return replace(self, dense=None, packed=self.rles)

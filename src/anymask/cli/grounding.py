@@ -72,7 +72,7 @@ def load_asked(
         return None
     grounding = load_grounding(
         args.detector,
-        scorer=args.scorer or [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())],
+        scorer=args.scorer or (fitted.scorer if fitted else ()),
         settings=as_settings(fitted, args.quality, args.box_threshold, args.text_threshold, refine=not args.no_refine),
         model=model,
         background=args.background or BACKGROUNDS[0],

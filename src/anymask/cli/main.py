@@ -26,6 +26,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train", "pocket"): ("train", "POCKET", "train the pocket model on images with masks"),
     ("train", "scorer"): ("train", "SCORER", "fit scorer, quality and a threshold for each name to labelled images"),
     ("train", "text"): ("train", "TEXT", "distil a sentence transformer into the pocket model's text tower"),
+    ("teach", "concept"): ("teach", "CONCEPT", "learn a phrase of vectors that finds what masks show"),
     ("export",): ("export", "EXPORT", "a model as ONNX or OpenVINO graphs in a folder, also in int8"),
     ("models",): ("models", "MODELS", "which models there are, what they can do, what is installed"),
     ("models", "pack"): ("models", "PACK", "a model as one file, for a machine without network"),

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, show_json
+from anymask.cli.runs import add_resume, check_resume, kept, numbers, record_settings
 
 if TYPE_CHECKING:
     from anymask.data.scorers import FittedScorer
     from anymask.training.pocket import PocketSettings, TrainRecord
     from anymask.training.promptable import FinetuneRecord
     from anymask.training.text import TextRecord
-
-CHECKPOINT = "checkpoint.pt"
 
 
 def add_promptable_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def add_promptable_flags(parser: argparse.ArgumentParser) -> None:
     from anymask.training.promptable import FinetuneSettings
 
     add_settings(parser, FinetuneSettings)
-    _add_resume(parser)
+    add_resume(parser)
 
 
 def run_promptable(args: argparse.Namespace) -> int:
@@ -35,9 +34,9 @@ def run_promptable(args: argparse.Namespace) -> int:
     from anymask.training.promptable import FinetuneSettings, Finetuning
 
     settings = read_settings(args, FinetuneSettings)
-    _check_resume(args)
+    check_resume(args)
     run = Finetuning(settings)
-    _record(args, settings)
+    record_settings(args, settings)
     for line in run.remarks():
         say(line)
     code = _follow(args, run.steps(), "train promptable", run.weights, run.results)
@@ -54,7 +53,7 @@ def add_pocket_flags(parser: argparse.ArgumentParser) -> None:
     from anymask.training.pocket import PocketSettings
 
     add_settings(parser, PocketSettings, {"text": SHIPPED / "pocket.safetensors"})
-    _add_resume(parser)
+    add_resume(parser)
 
 
 def run_pocket(args: argparse.Namespace) -> int:
@@ -63,8 +62,8 @@ def run_pocket(args: argparse.Namespace) -> int:
     from anymask.training.pocket import PocketSettings, train_pocket
 
     settings = _with_imagenet(read_settings(args, PocketSettings))
-    _check_resume(args)
-    _record(args, settings)
+    check_resume(args)
+    record_settings(args, settings)
     return _follow(args, train_pocket(settings), "train pocket", settings.output / "pocket.safetensors")
 
 
@@ -74,7 +73,7 @@ def add_text_flags(parser: argparse.ArgumentParser) -> None:
     from anymask.training.text import TextSettings
 
     add_settings(parser, TextSettings)
-    _add_resume(parser)
+    add_resume(parser)
 
 
 def run_text(args: argparse.Namespace) -> int:
@@ -83,8 +82,8 @@ def run_text(args: argparse.Namespace) -> int:
     from anymask.training.text import TextSettings, distill_text
 
     settings = read_settings(args, TextSettings)
-    _check_resume(args)
-    _record(args, settings)
+    check_resume(args)
+    record_settings(args, settings)
     return _follow(args, distill_text(settings), "train text", settings.output / "text.safetensors")
 
 
@@ -94,7 +93,7 @@ def add_scorer_flags(parser: argparse.ArgumentParser) -> None:
     from anymask.training.scorer import ScorerSettings
 
     add_settings(parser, ScorerSettings)
-    _add_resume(parser)
+    add_resume(parser)
 
 
 def run_scorer(args: argparse.Namespace) -> int:
@@ -104,9 +103,9 @@ def run_scorer(args: argparse.Namespace) -> int:
     from anymask.training.scorer import MEASURED, ScorerFitting, ScorerSettings
 
     settings = read_settings(args, ScorerSettings)
-    _check_resume(args, MEASURED)
+    check_resume(args, MEASURED)
     run = ScorerFitting(settings)
-    _record(args, settings, MEASURED)
+    record_settings(args, settings, MEASURED)
     for line in run.remarks():
         say(line)
     done = 0
@@ -117,7 +116,7 @@ def run_scorer(args: argparse.Namespace) -> int:
                 progress.show(record.done, record.total, record.file_name)
             fitted = run.finish()
         except KeyboardInterrupt:
-            say(f"anymask train scorer: interrupted after {done} images: {_kept(args.output, MEASURED)}")
+            say(f"anymask train scorer: interrupted after {done} images: {kept(args.output, MEASURED)}")
             return INTERRUPTED
     _show_scorer(args, run.scorer, fitted)
     return SOME_FAILED if run.failed else DONE
@@ -155,25 +154,6 @@ def _with_imagenet(settings: "PocketSettings") -> "PocketSettings":
     return dataclasses.replace(settings, encoder=found[0])
 
 
-def _add_resume(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder, if any")
-
-
-def _check_resume(args: argparse.Namespace, name: str = CHECKPOINT) -> None:
-    """Never goes on by accident, nor writes over what an earlier run has learned."""
-    checkpoint = args.output / name
-    if checkpoint.is_file() and not args.resume:
-        raise ValueError(f"{checkpoint} is of an earlier run: add --resume to go on with it, or give another -o")
-
-
-def _record(args: argparse.Namespace, settings: Any, name: str = CHECKPOINT) -> None:
-    """How the run began; a resumed one keeps that."""
-    from anymask.cli.flags import write_settings
-
-    if not (args.output / name).is_file():
-        write_settings(args.output, settings)
-
-
 def _follow(
     args: argparse.Namespace,
     records: "Iterator[TrainRecord] | Iterator[TextRecord] | Iterator[FinetuneRecord]",
@@ -191,7 +171,7 @@ def _follow(
                 step, metrics = record.step, {**metrics, **record.metrics}
                 progress.show(record.step, record.steps, _described(record))
         except KeyboardInterrupt:
-            say(f"anymask {name}: interrupted at step {step}: {_kept(args.output)}")
+            say(f"anymask {name}: interrupted at step {step}: {kept(args.output)}")
             return INTERRUPTED
     finite = {key: value for key, value in metrics.items() if value == value}
     if args.json:
@@ -199,23 +179,13 @@ def _follow(
     elif not step:
         print(f"{weights} was trained already: give more --steps to go on")
     else:
-        print(f"{weights} is trained; {_numbers(finite)}; the curve is in {args.output / 'curve.csv'}")
+        print(f"{weights} is trained; {numbers(finite)}; the curve is in {args.output / 'curve.csv'}")
     return DONE
-
-
-def _kept(output: Path, name: str = CHECKPOINT) -> str:
-    if not (output / name).is_file():
-        return "there was no checkpoint yet"
-    return f"{output / name} is kept; run the same command with --resume to go on"
 
 
 def _described(record: "TrainRecord | TextRecord | FinetuneRecord") -> str:
     speed = getattr(record, "images_per_second", None)
-    return ", ".join([*([] if speed is None else [f"{speed:.1f} images/s"]), _numbers(record.metrics)])
-
-
-def _numbers(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if value == value)
+    return ", ".join([*([] if speed is None else [f"{speed:.1f} images/s"]), numbers(record.metrics)])
 
 
 PROMPTABLE = Command(

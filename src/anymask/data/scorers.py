@@ -28,6 +28,11 @@ class FittedScorer:
     of_all: Mapping[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def scorer(self) -> tuple[str, ...]:
+        """The members with their weights, as `parse_member` and a command's --scorer take them."""
+        return tuple(f"{name}={weight:g}" for name, weight in self.members.items())
+
 
 def write_scorer(path: Path, fitted: FittedScorer) -> None:
     """Write the file, whole or not at all."""

@@ -172,10 +172,9 @@ _WITHOUT: Mapping[str, Mapping[str, Any]] = {
 
 
 def _grounding(settings: TextSettings, detector: str | None, model: Model, fitted: FittedScorer | None) -> Grounding:
-    members = [f"{name}={weight:g}" for name, weight in (fitted.members.items() if fitted else ())]
     return load_grounding(
         detector,
-        scorer=settings.scorer or members,
+        scorer=settings.scorer or (fitted.scorer if fitted else ()),
         settings=as_settings(fitted, settings.quality, settings.box_threshold),
         model=model,
         device=settings.device,
@@ -215,14 +214,15 @@ class _Target:
 
 def _answer(find: Finder, image: Image, names: Sequence[str], target: _Target) -> Answer:
     found, seconds = timed(lambda: find(image, names))
-    answers = tuple(_score(name, _of(found, name), target) for name in names)
+    answers = tuple(_score(name, found[found.rows_named(name)], target) for name in names)
     return Answer(answers, seconds, dict(found.made_by.get("seconds", {})), reports.rss_mb())
 
 
 def _score(name: str, found: Masks, target: _Target) -> NameAnswer:
-    truth, matched = _of(target.truth, name), None
+    truth, matched = target.truth[target.truth.rows_named(name)], None
     if target.true_instances:
-        matched = match(found.rles, found.scores, truth.rles, _of(target.crowds, name).rles)
+        crowds = target.crowds[target.crowds.rows_named(name)]
+        matched = match(found.rles, found.scores, truth.rles, crowds.rles)
     if not len(truth):
         return NameAnswer(name, present=False, found=len(found), matched=matched)
     unions = [rle.merge(one.rles, target.truth.size) for one in (found, truth)]
@@ -240,10 +240,6 @@ def _score(name: str, found: Masks, target: _Target) -> NameAnswer:
         boundary_iou=float(metrics.boundary_iou(predicted, wanted)[0]),
         matched=matched,
     )
-
-
-def _of(masks: Masks, name: str) -> Masks:
-    return masks[np.asarray([label == name for label in masks.labels], bool)]
 
 
 def _has_true_instances(dataset: CocoSet, entry: CocoImage) -> bool:

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anymask.data.reducing import fitted
 from anymask.models.protocol import Model
 from anymask.ops import rle
 from anymask.ops.rle import Rle
-from anymask.prompting import place
-from anymask.types import Box, Features, Frame, Prompt, Size
+from anymask.prompting import check_finite, place, whole_pixels
+from anymask.types import Box, Features, Frame, Prompt
 
 JUDGED_SIDE = 384  # of the copy of the image that masks are judged on, at most: criteria are shares, not pixels
 
@@ -23,7 +23,7 @@ class Candidate:
 
     logits: Float[Tensor, "lh lw"]
     frame: Frame
-    limit: Box | None
+    limit: Float[np.ndarray, "4"] | None
     predicted_iou: float
     small: Bool[np.ndarray, "h w"]
     criteria: Mapping[str, float] = field(default_factory=dict)
@@ -69,49 +69,33 @@ class Draft:
 def answer(model: Model, features: Features, prompts: Sequence[Prompt]) -> list[tuple[Candidate, ...]]:
     """The candidates of each prompt, unjudged, in the decoder's order; empty ones are left out unless all are."""
     decoded = model.decode([features], [prompts], multimask_output=True)[0]
-    if not torch.isfinite(decoded.predicted_iou).all():
-        raise ValueError(f"{model.name} answers with NaN: its weights are broken, or its dtype is too narrow (float32)")
-    small = _reduced(features.frame)
+    check_finite(decoded.predicted_iou, model.name)
+    frame, small = features.frame, _reduced(features.frame)
+    scale = np.tile(np.divide(small.size, frame.size)[::-1], 2)  # of x0 y0 x1 y1
     found = []
     for i, (logits, iou) in enumerate(zip(decoded.logits.float(), decoded.predicted_iou.float(), strict=True)):
-        limit = None if decoded.limits is None else _as_box(decoded.limits[i])
-        masks = _placed(logits, small, limit, _ratio(small, features.frame))
+        limit = None if decoded.limits is None else decoded.limits[i]
+        masks = _placed(logits, small, None if limit is None else limit * scale)
         rows = np.flatnonzero(masks.any(axis=(1, 2))).tolist() or [0]
-        found.append(tuple(Candidate(logits[r], features.frame, limit, float(iou[r]), masks[r]) for r in rows))
+        found.append(tuple(Candidate(logits[r], frame, limit, float(iou[r]), masks[r]) for r in rows))
     return found
-
-
-def judged_size(size: Size) -> Size:
-    """Of the reduced copy."""
-    scale = min(1.0, JUDGED_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _reduced(frame: Frame) -> Frame:
     """The same frame over the reduced copy of the image."""
-    size = judged_size(frame.size)
+    size = fitted(frame.size, JUDGED_SIDE)
     fx, fy = size[1] / frame.size[1], size[0] / frame.size[0]
     x0, y0, x1, y1 = frame.crop_box
     left, top = int(x0 * fx), int(y0 * fy)
     return replace(frame, size=size, crop_box=(left, top, max(left + 1, round(x1 * fx)), max(top + 1, round(y1 * fy))))
 
 
-def _ratio(small: Frame, frame: Frame) -> tuple[float, float]:
-    return small.size[1] / frame.size[1], small.size[0] / frame.size[0]
-
-
 def _placed(
-    logits: Float[Tensor, "n lh lw"], frame: Frame, limit: Box | None, ratio: tuple[float, float] = (1.0, 1.0)
+    logits: Float[Tensor, "n lh lw"], frame: Frame, limit: Float[np.ndarray, "4"] | None
 ) -> Bool[np.ndarray, "n h w"]:
+    """Masks over the frame's image, within a limit in its pixels."""
     masks = (place(logits, frame) > 0).cpu().numpy()
-    if limit is not None:
-        x0, y0, x1, y1 = (round(side * ratio[i % 2]) for i, side in enumerate(limit))
-        inside = np.zeros(frame.size, bool)
-        inside[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-        masks &= inside
-    return np.asarray(masks)
-
-
-def _as_box(row: Float[np.ndarray, "4"]) -> Box:
-    x0, y0, x1, y1 = (float(side) for side in row)
-    return x0, y0, x1, y1
+    x0, y0, x1, y1 = whole_pixels(limit, frame.size)
+    inside = np.zeros(frame.size, bool)
+    inside[y0:y1, x0:x1] = True
+    return np.asarray(masks & inside)

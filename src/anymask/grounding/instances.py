@@ -58,10 +58,17 @@ def taker(lost: Masks, others: Masks) -> str:
     return others.labels[int(shares.argmax())] if len(others) and shares.max() >= REFUSED_SHARE else ""
 
 
+def why_missing(score: float, threshold: float, taken_by: str = "") -> str:
+    """Why a name has no mask, in words that follow the name: its highest score, or what became of what was found."""
+    if score < threshold:
+        return f"{score:.2f} of {threshold:.2f}"
+    return f"taken by {taken_by!r}" if taken_by else "there, but no mask of it is sure enough"
+
+
 def united(masks: Masks) -> Masks:
     """One mask a name, the union of its rows, with the score of the surest; ids from 1."""
     names = list(dict.fromkeys(masks.labels))
-    groups = [masks[np.flatnonzero([label == name for label in masks.labels])] for name in names]
+    groups = [masks[masks.rows_named(name)] for name in names]
     return Masks.from_rles(
         [rle.merge(group.rles, masks.size) for group in groups],
         masks.size,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anymask.grounding.candidates import Candidate, Draft, answer
-from anymask.grounding.instances import one_each, taker, without
+from anymask.grounding.instances import one_each, taker, why_missing, without
 from anymask.grounding.protocol import Detections, DetectionThresholds, Detector, ScoreMaps, Scorer
 from anymask.grounding.quality import CRITERIA, QualityWeights, measure_quality
 from anymask.grounding.refine import refine
@@ -29,10 +30,8 @@ from anymask.prompting import crop_around
 from anymask.types import Image, Masks, Prompt
 
 MOST_OBJECTS = 100  # boxes that are asked for, the surest
-LEAST_SCORE, LEAST_SHARE = (
-    0.13,
-    0.15,
-)  # of the threshold, and of the name's surest: less sure finds of windows are noise
+LEAST_SCORE = 0.13  # as a share of the threshold: less sure finds of windows are noise
+LEAST_SHARE = 0.15  # of the score of the name's surest: likewise
 SHOWN = 3  # candidates of the surest object that the result keeps
 ZOOM_MARGIN = 0.5  # around the box of a closer view, in its longer side
 
@@ -96,27 +95,31 @@ class _Search:
             masks = self._settle(drafts)
         return replace(masks, made_by=self._made_by(found, masks, {} if report is None else asdict(report)))
 
-    @property
+    @cached_property
     def wanted(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(prompt.title for prompt in self.prompts))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Those asked for, then those that they are not."""
         against = (name for prompt in self.prompts for name in prompt.negative_names)
         return tuple(dict.fromkeys([*self.wanted, *against]))
 
-    @property
+    @cached_property
     def thresholds(self) -> DetectionThresholds:
         settings, usual = self.grounding.settings, self.grounding.detector.thresholds
         box = usual.box if settings.box_threshold is None else settings.box_threshold
         return DetectionThresholds(box, usual.text if settings.text_threshold is None else settings.text_threshold)
 
+    @cached_property
+    def learned(self) -> dict[str, float]:
+        """The thresholds of this detector's scores that prompts bring along, by name."""
+        whose = self.grounding.detector.name
+        return {p.title: p.thresholds[whose] for p in self.prompts if whose in p.thresholds}
+
     def threshold_of(self, name: str) -> float:
         """Learned for this name, or that of all."""
-        whose = self.grounding.detector.name
-        learned = {p.title: p.thresholds[whose] for p in self.prompts if whose in p.thresholds}
-        return float(learned.get(name, self.thresholds.box))
+        return float(self.learned.get(name, self.thresholds.box))
 
     def _lowest(self) -> DetectionThresholds:
         """What the detector must not leave out; where nobody says from when on a word counts, as soon as its name."""
@@ -200,7 +203,7 @@ class _Search:
         kept = one_each(kept) if self.grounding.settings.settle else kept
         kept = kept[np.flatnonzero(kept.scores >= self._least(kept))]
         kept = kept[np.argsort(-kept.scores, kind="stable")]
-        found = {name: own for name in self.wanted if (own := _are(masks, name)).any()}
+        found = {name: own for name in self.wanted if (own := masks.rows_named(name)).any()}
         self.taken.update({name: taker(masks[own], masks[~own]) for name, own in found.items()})
         return replace(kept, ids=np.arange(1, len(kept) + 1), candidates=self._weighed(drafts))
 
@@ -208,7 +211,7 @@ class _Search:
         """The score that each row must have: windows find noise beside what they find."""
         if not isinstance(self.grounding.detector, WindowDetector):
             return np.zeros(len(masks))
-        surest = {name: masks.scores[_are(masks, name)].max() for name in set(masks.labels)}
+        surest = {name: masks.scores[masks.rows_named(name)].max() for name in set(masks.labels)}
         return np.asarray(
             [max(LEAST_SCORE * self.threshold_of(name), LEAST_SHARE * surest[name]) for name in masks.labels]
         )
@@ -231,18 +234,14 @@ class _Search:
             "scorer": scorer.name if scorer else None,
             "thresholds": {name: round(self.threshold_of(name), 4) for name in self.wanted},
             "nearest": {name: round(float(found.nearest.get(name, 0.0)), 4) for name in missing},
-            "missing": {name: self._why_missing(name, found.nearest.get(name, 0.0)) for name in missing},
+            "missing": {
+                name: why_missing(found.nearest.get(name, 0.0), self.threshold_of(name), self.taken.get(name, ""))
+                for name in missing
+            },
             "refined": dict(refined),
             "seconds": {stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
             "notes": list(notes),
         }
-
-    def _why_missing(self, name: str, nearest: float) -> str:
-        """In words that follow the name."""
-        threshold = self.threshold_of(name)
-        if nearest < threshold:
-            return f"{nearest:.2f} of {threshold:.2f}"
-        return f"taken by {self.taken[name]!r}" if self.taken.get(name) else "there, but no mask of it is sure enough"
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -251,10 +250,6 @@ class _Search:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _are(masks: Masks, name: str) -> Bool[np.ndarray, "n"]:
-    return np.asarray([label == name for label in masks.labels], bool)
 
 
 def score_of(draft: Draft) -> float:

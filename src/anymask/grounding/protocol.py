@@ -35,15 +35,14 @@ class ScoreMaps:
 class Detections:
     """What a detector found, the surest first: boxes in pixels of the image, each with one of the names asked for.
 
-    `nearest` is the highest score of each name asked for, also where it stays below the threshold. `points`, where the
-    detector has them, lie on the object. `maps` are the scorer's, where it has some.
+    `nearest` is the highest score of each name asked for, also where it stays below the threshold. `maps` are the
+    scorer's, where it has some.
     """
 
     boxes: Float[np.ndarray, "n 4"]
     scores: Float[np.ndarray, "n"]
     labels: tuple[str, ...]
     nearest: dict[str, float]
-    points: Float[np.ndarray, "n 2"] | None = None
     maps: ScoreMaps | None = None
     notes: tuple[str, ...] = field(default=())
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from anymask.data.reducing import fitted
 from anymask.grounding.protocol import Detections, DetectionThresholds, ScoreMaps, Scorer
 from anymask.ops.boxes import distinct
 from anymask.ops.grids import CropBox
@@ -49,7 +50,7 @@ class WindowDetector:
         return f"windows of {self.scorer.name}"
 
     def detect(self, image: Image, names: Sequence[str], thresholds: DetectionThresholds | None = None) -> Detections:
-        """Boxes around each peak of each name's maps, their score the peak's, their point where the peak is.
+        """Boxes around each peak of each name's maps, their score the peak's.
 
         Around a peak among others there are two: of its own part of the ground, and of all of it.
         """
@@ -69,7 +70,6 @@ class WindowDetector:
             rows[order, 4],
             tuple(labels[i] for i in order),
             nearest,
-            points=rows[order, 5:],
             maps=ScoreMaps(tuple(names), np.stack(overall)),
             notes=self.scorer.notes,
         )
@@ -106,8 +106,7 @@ def _blend(
     windows: Sequence[CropBox], grids: Sequence[Float[np.ndarray, "k _ _"]], size: Size
 ) -> Float[np.ndarray, "k mh mw"]:
     """One map of the image: where windows overlap, their mean by how near their middle the place is."""
-    scale = min(1.0, LONG_SIDE / max(size))
-    mh, mw = (max(1, round(side * scale)) for side in size)
+    mh, mw = fitted(size, LONG_SIDE)
     total, weights = np.zeros((len(grids[0]), mh, mw), np.float32), np.zeros((mh, mw), np.float32)
     for (x0, y0, x1, y1), grid in zip(windows, grids, strict=True):
         left, right = _cells(x0, x1, size[1], mw)
@@ -138,17 +137,17 @@ def _resized(probs: Float[np.ndarray, "gh gw"], size: Size) -> Float[np.ndarray,
     return cv2.resize(np.asarray(probs, np.float32), (size[1], size[0]), interpolation=interpolation)
 
 
-def _boxes(maps: Sequence[Float[np.ndarray, "mh mw"]], floor: float, size: Size) -> Float[np.ndarray, "n 7"]:
-    """Rows of box, score and point, in pixels; of boxes nearly the same the one of the highest peak."""
+def _boxes(maps: Sequence[Float[np.ndarray, "mh mw"]], floor: float, size: Size) -> Float[np.ndarray, "n 5"]:
+    """Rows of box, in pixels, and score; of boxes nearly the same the one of the highest peak."""
     mh, mw = maps[0].shape
     across, down = size[1] / mw, size[0] / mh
-    to_pixels = np.asarray([across, down, across, down, 1, across, down])
+    to_pixels = np.asarray([across, down, across, down, 1])
     rows = [
-        (*box, peak.value, peak.point[0] + 0.5, peak.point[1] + 0.5)
+        (*box, peak.value)
         for probs in maps
         for peak in find_peaks(probs, floor, MOST)
         for box in (peak.box, peak.whole)
     ]
-    found = (np.asarray(rows, np.float64).reshape(-1, 7) * to_pixels).astype(np.float32)
+    found = (np.asarray(rows, np.float64).reshape(-1, 5) * to_pixels).astype(np.float32)
     kept: np.ndarray = found[distinct(found[:, :4], found[:, 4], SAME)[:MOST]]
     return kept

@@ -266,8 +266,8 @@ class Sam3(PromptableModel):
         """The text tokens of each prompt, all through the text transformer at once."""
         learned = [self.words.written(prompt) if prompt.vectors else None for prompt in prompts]
         pieces = [self._pieces(prompt, own) for prompt, own in zip(prompts, learned, strict=True)]
-        ids, mask = (torch.cat([pair[i] for pair in pieces]).to(self.device) for i in (0, 1))
-        return sam3_text.encode_words(self.detector, ids, mask, learned)
+        ids, mask = (torch.cat([pair[i] for pair in pieces]) for i in (0, 1))
+        return sam3_text.encode_words(self.detector, ids.to(self.device), mask, learned)
 
     def _pieces(self, prompt: Prompt, learned: Tensor | None) -> tuple[Tensor, Tensor]:
         if learned is None:

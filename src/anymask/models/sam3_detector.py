@@ -86,7 +86,6 @@ def detect_everywhere(detector: Any, features: Mapping[str, Tensor], tokens: Flo
     return detector(
         vision_embeds=_vision(detector, features, b),
         text_embeds=_Text(rows),
-        attention_mask=torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device),
     )
 
 

@@ -75,7 +75,7 @@ def encode_words(
 
     handle = table.register_forward_hook(instead)
     try:
-        states = detector.text_encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states = detector.text_encoder(input_ids=ids, attention_mask=mask.long().to(ids.device)).last_hidden_state
     finally:
         handle.remove()
     tokens = detector.text_projection(states)

@@ -49,8 +49,8 @@ class Sam3Words(WordSpace):
 
     def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
         """As `WordSpace.tokens`."""
-        ids, mask = (one.to(self._sam3.device) for one in sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors)))
-        return sam3_text.encode_words(self._sam3.detector, ids, mask, [vectors])[0]
+        ids, mask = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
+        return sam3_text.encode_words(self._sam3.detector, ids.to(vectors.device), mask, [vectors])[0]
 
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """As `WordSpace.answer`."""

@@ -3,6 +3,7 @@
 import copy
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,13 @@ def trapezoid(step: int, steps: int, warmup: int, decay: int) -> float:
     The plateau may be prolonged later without having wasted a schedule (Zhai et al. 2022, section 3.5).
     """
     return max(0.0, min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1, decay)))
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: a linear rise over `warmup` steps, then half a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 class MovingAverage(Generic[M]):

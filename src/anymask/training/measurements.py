@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
-from anymask.grounding.candidates import answer, judged_size
+from anymask.data.reducing import fitted
+from anymask.grounding.candidates import JUDGED_SIDE, answer
 from anymask.grounding.pipeline import Grounding
 from anymask.grounding.protocol import Detections, DetectionThresholds, Scorer
 from anymask.grounding.quality import QualityWeights, measure_quality
@@ -104,7 +105,7 @@ def measure(
     model: Model, grounding: Grounding, image: Image, question: Question, file_name: str, detects: bool
 ) -> Measured:
     """Everything of one image, encoded once; with `detects` also how sure the detector is of names."""
-    size = judged_size(image.size)
+    size = fitted(image.size, JUDGED_SIDE)
     small = np.asarray([resize.cover(mask, size) >= 0.5 for mask in question.drawn.masks], bool).reshape(-1, *size)
     choices, looks = _judged(model, grounding, image, question, small)
     examples = _presences(model, grounding, image, question) if model.capabilities.text else []
@@ -212,9 +213,7 @@ def _finds(found: Detections, name: str) -> tuple[Float[Tensor, "n 4"], Float[np
 
 
 def _boxes_of(truth: Masks, name: str) -> Float[Tensor, "m 4"]:
-    return torch.from_numpy(
-        rle.boxes([one for one, label in zip(truth.rles, truth.labels, strict=True) if label == name])
-    )
+    return torch.from_numpy(truth[truth.rows_named(name)].boxes)
 
 
 def _present(question: Question) -> list[str]:

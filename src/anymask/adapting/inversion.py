@@ -1,0 +1,308 @@
+"""Textual inversion for segmentation: a phrase of learned vectors that makes a frozen model find what masks show.
+
+The vectors enter before the text transformer, where those of words would stand (Gal et al. 2022, section 3); encoder,
+text transformer, fusion and decoder rest, and what the encoder says of an image is computed once and kept. So a step
+costs little more than the text transformer and the decoder, forward and backward.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anymask.adapting.beginnings import begin, best_phrase
+from anymask.adapting.judging import Gallery, Judgement, mean_iou
+from anymask.adapting.lessons import Lessons, read_lessons
+from anymask.adapting.objective import Lesson, Wanted, judge_image
+from anymask.adapting.settings import InversionSettings
+from anymask.data.pairs import Pair
+from anymask.models.load import load
+from anymask.models.promptable import PromptableModel
+from anymask.models.protocol import Model
+from anymask.models.word_space import LEVEL, WordSpace, word_space_of
+from anymask.training.caching import FeatureStore, digest_of_pairs
+from anymask.training.examples import Example, Examples, large_enough
+from anymask.training.interaction import mixed_precision
+from anymask.training.loop import cosine, load_checkpoint, save_checkpoint
+from anymask.types import Concept
+
+HELD_MB = 1500.0  # features kept in memory
+MOST_OBJECTS = 100  # of an image that are learned from in one step
+AT_ONCE = 8  # images on the device together, of a model whose mask is one union
+# What may change between the parts of a resumed run: all else makes it another run. Paths count by what is in them.
+FREE = ("output", "model", "at_once", "save_seconds", "cache_mb", "device")
+
+_log = logging.getLogger("anymask")
+
+
+@dataclass(frozen=True)
+class InversionRecord:
+    """One step: what the loss is made of, IoU in the model's frame; at judgements `judged_iou` at full size too."""
+
+    step: int
+    steps: int
+    images_per_second: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Standing:
+    """Where a run is, what it began with and what was best; `history` has a row a step."""
+
+    step: int = 0
+    seconds: float = 0.0
+    start: str = ""
+    before: float = 0.0
+    best: float = -1.0
+    best_step: int = 0
+    stale: int = 0
+    stopped: str = ""
+    diverged: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+    nearest: list[str] = field(default_factory=list)
+
+
+class Inversion:
+    """A run: `remarks` say before the first step what it will do, `steps` does it; then `concept` is what was learned.
+
+    `lessons` and `model` are read as the settings say, unless they are given.
+    """
+
+    def __init__(self, settings: InversionSettings, lessons: Lessons | None = None, model: Model | None = None) -> None:
+        self.settings = settings
+        self.lessons = lessons or read_lessons(settings)
+        self.space: WordSpace = word_space_of(model or load(settings.model, settings.device, runtime="eager"))
+        self.model: PromptableModel = self.space.model
+        rows = large_enough(self.lessons.learn, self.model)[0].rows
+        if not rows:
+            raise ValueError("all masks are smaller than a cell of the model's answer: crop the images")
+        store = FeatureStore(
+            self.model, settings.output / "features", settings.cache_mb, settings.half_cache, self.space.feature_names
+        )
+        self.learn = Gallery(self.space, rows, store)
+        self.held_out = Gallery(self.space, self.lessons.held_out.rows, store)
+        self.examples = self._examples(rows, settings.batch_size)
+        self.without = self._examples(self.lessons.without, max(1, settings.batch_size // 2))
+        held = max(1, int(HELD_MB / store.megabytes(rows[0].image, rows[0].masks.size)))
+        self._features = lru_cache(maxsize=held)(store.get)
+        self.standing = Standing()
+        self.beginning = self._begin()
+        self.best = self.beginning.clone()
+        self.vectors = nn.Parameter(self.beginning.clone())
+        kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+        self.optimizer = kinds[settings.optimizer]([self.vectors], weight_decay=settings.weight_decay)
+        self.identity = self._identity(rows)
+        self._resume()
+
+    @property
+    def judged(self) -> Gallery:
+        """Held-out images, or those learned from where there are none."""
+        return self.held_out if len(self.held_out) else self.learn
+
+    def remarks(self) -> list[str]:
+        """What learns from what, and what was left out."""
+        n, width = self.vectors.shape
+        learns = f"{n} vectors of {width} numbers learn" if n > 1 else f"1 vector of {width} numbers learns"
+        about = f"{learns} from {self.standing.start!r} on; all weights of {self.model.name} rest"
+        return [about, *self.lessons.remarks()]
+
+    def steps(self) -> Iterator[InversionRecord]:
+        """One record a step; a checkpoint with each judgement and by the clock. Stops early where nothing is gained."""
+        settings, at = self.settings, self.standing
+        if not at.step and not at.history:
+            at.before = at.best = mean_iou(self.judge(self.beginning))
+            self._note(0, {"judged_iou": at.before})
+            yield InversionRecord(0, settings.steps, 0.0, {"judged_iou": at.before})
+        saved = time.monotonic()
+        while at.step < settings.steps and not at.stopped:
+            began = time.monotonic()
+            found = self._step()
+            if found is None:
+                break
+            seconds = time.monotonic() - began
+            at.seconds, at.step = at.seconds + seconds, at.step + 1
+            judges = at.step % settings.validate_every == 0 or at.step == settings.steps
+            if judges:
+                found["judged_iou"] = self._compare()
+            self._note(at.step, found)
+            if judges or time.monotonic() - saved > settings.save_seconds:
+                self._save()
+                saved = time.monotonic()
+            rate = (self.examples.batch + self.without.batch) / seconds
+            yield InversionRecord(at.step, settings.steps, rate, {k: v for k, v in found.items() if k != "query"})
+        if at.stopped:
+            _log.warning("%s", at.stopped)
+        if at.diverged:  # what is kept goes on from the last step that was finite
+            return
+        self._save()
+
+    def judge(self, vectors: Float[Tensor, "n d"]) -> list[Judgement]:
+        """On held-out images, or on those learned from where there are none."""
+        return self.judged.judge(vectors)
+
+    @property
+    def concept(self) -> Concept:
+        """The best vectors so far, with how they were made and how good they are."""
+        at, settings = self.standing, self.settings
+        held_out = "held_out_iou" if len(self.held_out) else "train_iou"
+        made_by = {
+            "level": LEVEL,
+            "positions": "between the marks of beginning and end, or in place of its name in a text",
+            "seed_text": settings.seed_text,
+            "start": at.start,
+            "steps": at.step,
+            "best_step": at.best_step,
+            "images": len(self.learn),
+            "held_out": len(self.held_out),
+            "without": len(self.lessons.without),
+            "box": "of the soft mask" if self.space.unions else "of the model",
+            "seed": settings.seed,
+            "stopped": at.stopped,
+        }
+        quality = {f"{held_out}_before": round(at.before, 4), held_out: round(at.best, 4)}
+        vectors = self.best.float().cpu().numpy()
+        return Concept(settings.title, self.model.name, vectors, made_by, quality, base_digest=self.space.digest)
+
+    def _begin(self) -> Float[Tensor, "n d"]:
+        settings = self.settings
+        self.standing.start = settings.start or settings.seed_text
+        if settings.start == "nearest":
+            self.standing.start, _ = best_phrase(self.learn, settings.phrase)
+        return begin(self.space, self.standing.start, settings.tokens, settings.seed)
+
+    def _step(self) -> dict[str, Any] | None:
+        """One step of the optimiser; None where the loss is not finite, which leaves the vectors as they are."""
+        settings, step = self.settings, self.standing.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * cosine(step, settings.steps, settings.warmup)
+        lessons = self._learn(self.examples.of_step(step) + self.without.of_step(step))
+        held = settings.norm_weight * self._away()
+        if settings.norm_weight:
+            held.backward()
+        longest = settings.clip_norm or np.inf
+        norm = float(nn.utils.clip_grad_norm_([self.vectors], longest))
+        loss = float(np.mean([float(one.loss) for one in lessons])) + float(held.detach())
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            self.standing.diverged = True
+            self.standing.stopped = (
+                f"stopped at step {step + 1}, as the loss was not finite: the best vectors so far are kept; give a"
+                " smaller --learning-rate"
+            )
+            return None
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": loss, **_means([one.parts for one in lessons]), "query": [one.query for one in lessons]}
+
+    def _learn(self, examples: Sequence[Example]) -> list[Lesson]:
+        """Gradients of the mean loss over all images, some at once."""
+        lessons = list[Lesson]()
+        at_once = self.settings.at_once or (AT_ONCE if self.space.unions else 1)
+        for start in range(0, len(examples), at_once):
+            part = examples[start : start + at_once]
+            kept = [self._features(one.pair.image, one.pair.masks.size, one.view) for one in part]
+            features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
+            with mixed_precision(self.model.device):
+                answers = self.space.answer(features, self.vectors)
+            found = [
+                judge_image(answers, row, self._wanted(one), self.space.unions, self.settings.objective)
+                for row, one in enumerate(part)
+            ]
+            (torch.stack([one.loss for one in found]).sum() / len(examples)).backward()
+            lessons += [dataclasses.replace(one, loss=one.loss.detach()) for one in found]
+        return lessons
+
+    def _wanted(self, example: Example) -> Wanted:
+        h, w = self.model.input_size
+        boxes = torch.from_numpy(example.targets.boxes) / torch.tensor([w, h, w, h])
+        return Wanted(example.targets.masks.to(self.model.device), boxes.to(self.model.device, torch.float32))
+
+    def _away(self) -> Tensor:
+        """How far the vectors' norms are from the mean norm of the word table, squared, in shares of it."""
+        usual = self.space.table.float().norm(dim=1).mean()
+        away: Tensor = ((self.vectors.norm(dim=1) - usual) / usual).square().mean()
+        return away
+
+    def _compare(self) -> float:
+        """Judges, and keeps the vectors if they are the best so far."""
+        at, found = self.standing, mean_iou(self.judge(self.vectors.detach()))
+        at.stale += 1
+        if found > at.best:
+            at.best, at.best_step, at.stale = found, at.step, 0
+            self.best = self.vectors.detach().clone()
+        if self.settings.patience and at.stale >= self.settings.patience and at.step < self.settings.steps:
+            self.standing.stopped = f"stopped at step {at.step}: nothing was gained since step {at.best_step}"
+        return found
+
+    def _note(self, step: int, found: dict[str, Any]) -> None:
+        """A row of the history, and with each judgement the words that are nearest."""
+        rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in found.items()}
+        self.standing.history.append({"step": step, **rounded})
+        if "judged_iou" in found:
+            pieces = nearest_pieces(self.space, self.vectors.detach())
+            self.standing.nearest += [f"step {step}, vector {i + 1}: {one}" for i, one in enumerate(pieces)]
+
+    def _examples(self, pairs: Sequence[Pair], batch: int) -> Examples:
+        settings = self.settings
+        return Examples(pairs, self.model, min(batch, len(pairs)), MOST_OBJECTS, settings.views, settings.seed)
+
+    def _save(self) -> None:
+        state = {"run": self.identity, "standing": asdict(self.standing), "vectors": self.vectors.detach()}
+        state |= {"best": self.best, "optimizer": self.optimizer.state_dict()}
+        save_checkpoint(self._checkpoint, state)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.settings.output / "checkpoint.pt"
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self._checkpoint)
+        if state is None:
+            return
+        began = state.get("run", {})
+        names = dict.fromkeys([*self.identity, *began])
+        if differing := [name for name in names if self.identity.get(name) != began.get(name)]:
+            raise ValueError(
+                f"{self._checkpoint} is of another run: {', '.join(differing)} changed; give what it began with, or"
+                " another -o"
+            )
+        with torch.no_grad():
+            self.vectors.copy_(state["vectors"])
+        self.best = state["best"].to(self.vectors.device)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.standing = Standing(**state["standing"])
+
+    def _identity(self, rows: Sequence[Pair]) -> dict[str, str]:
+        """All that the numbers of a run depend on."""
+        rest = {
+            k: str(v)
+            for k, v in asdict(self.settings).items()
+            if k not in FREE and not isinstance(getattr(self.settings, k), Path | None)
+        }
+        return {
+            "model": self.space.digest,
+            "training data": digest_of_pairs([*rows, *self.lessons.without]),
+            "held-out data": digest_of_pairs(self.lessons.held_out.rows),
+            **rest,
+        }
+
+
+def nearest_pieces(space: WordSpace, vectors: Float[Tensor, "n d"], most: int = 5) -> list[str]:
+    """For each vector the word pieces whose vectors point the same way, with their cosines."""
+    table = nn.functional.normalize(space.table.float(), dim=1)
+    found = (nn.functional.normalize(vectors, dim=1) @ table.T).topk(most, dim=1)
+    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    return [", ".join(f"{space.pieces[i]} {v:.2f}" for i, v in zip(*pair, strict=True)) for pair in pairs]
+
+
+def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in parts for name in one)
+    return {name: float(np.mean([one[name] for one in parts if name in one])) for name in names}
