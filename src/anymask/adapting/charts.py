@@ -1,21 +1,16 @@
-"""Plain figures of concepts: matrices of cosines, bars of each vector, strips of masks on a photo."""
+"""Plain figures of concepts: matrices of cosines, and bars of each vector."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image as PillowImage
 
-from anymask.types import Image
-
-INK, GREY, PAPER = "#202124", "#76787e", "#fafaf8"
+INK, PAPER = "#202124", "#fafaf8"
 SHADES = ("#5c6c8c", "#d08a3e")
 LONGEST = 18  # letters of a name
-DPI = 120
 
 
 @dataclass(frozen=True)
@@ -28,16 +23,7 @@ class Bars:
     whole: float
 
 
-@dataclass(frozen=True, eq=False)
-class Strip:
-    """Pictures side by side, each with a line above it."""
-
-    title: str
-    pictures: Sequence[Image]
-    captions: Sequence[str]
-
-
-def draw_matrices(names: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "n n"]]) -> Image:
+def draw_matrices(names: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "n n"]]) -> Figure:
     """Each matrix with its numbers under its title."""
     side = 1.6 + 0.75 * len(names)
     figure = _figure(len(matrices) * side + 0.6, side + 0.5)
@@ -51,10 +37,10 @@ def draw_matrices(names: Sequence[str], matrices: Mapping[str, Float[np.ndarray,
         axes.set_title(title, loc="left")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    return _drawn(figure)
+    return figure
 
 
-def draw_bars(charts: Sequence[Bars], measure: str) -> Image:
+def draw_bars(charts: Sequence[Bars], measure: str) -> Figure:
     """A chart above the other; `measure` is what the bars are."""
     heights = [1.0 + 0.45 * len(chart.rows) for chart in charts]
     figure = _figure(8.0, sum(heights) + 0.6)
@@ -64,24 +50,7 @@ def draw_bars(charts: Sequence[Bars], measure: str) -> Image:
     all_axes[-1].set_xlabel(measure)
     handles, names = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
-    return _drawn(figure)
-
-
-def draw_strips(strips: Sequence[Strip]) -> Image:
-    """A strip above the other."""
-    h, w = strips[0].pictures[0].size
-    columns = max(len(strip.pictures) for strip in strips)
-    figure = _figure(2.1 * columns, len(strips) * (2.1 * min(max(h / w, 0.2), 4) + 0.65))
-    for part, strip in zip(figure.subfigures(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
-        part.set_facecolor(PAPER)
-        part.suptitle(strip.title, x=0.01, ha="left", color=INK, fontsize=11)
-        all_axes = part.subplots(1, columns, squeeze=False)[0]
-        for axes in all_axes:
-            axes.axis("off")
-        for axes, picture, caption in zip(all_axes, strip.pictures, strip.captions, strict=False):
-            axes.imshow(picture.pixels)
-            axes.set_title(caption, fontsize=9, color=INK)
-    return _drawn(figure)
+    return figure
 
 
 def _draw_bars(axes: Axes, chart: Bars) -> None:
@@ -107,14 +76,8 @@ def _draw_bars(axes: Axes, chart: Bars) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """In inches."""
-    return Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
 
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
-
-
-def _drawn(figure: Figure) -> Image:
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    return Image(np.array(PillowImage.open(file).convert("RGB")))
