@@ -137,6 +137,13 @@ def test_a_longer_phrase_loses_its_useless_word(tmp_path):
     assert found.phrase == "red fox"
 
 
+def test_a_word_of_no_pieces_stands_in_nobodys_way(tmp_path):
+    gallery = phrase_gallery(tmp_path, "red fox green")
+    search = WordSearch(most_judged=30, round_size=4, gradient_images=1)
+    found = search_words(gallery, gallery.space.vectors("green"), search, ["red \u200b fox"])
+    assert sorted(found.phrase.split()) == ["fox", "green", "red"]
+
+
 def test_phrases_are_judged_as_they_are_typed_and_told_as_they_come(tmp_path):
     gallery, heard = disk_gallery(tmp_path, 2, tiny_sam3(write_tiny_merges(tmp_path))), []
     search = WordSearch(most_judged=9, round_size=3, most_words=2, gradient_images=2)

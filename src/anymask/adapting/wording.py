@@ -170,7 +170,7 @@ class _Hunt:
 
     def _proposals(self, phrase: str) -> Iterator[str]:
         """The phrase with a word less, then with another one or one more: what its slope promises, and near words."""
-        words = tuple(phrase.split())
+        words = tuple(word for word in phrase.split() if len(self.gallery.space.spell(word)))  # not invisible ones
         places = [_Place(words[:i], words[i + 1 :], word) for i, word in enumerate(words)]
         shorter = [place.filled() for place in places] if len(words) > 1 else []
         if len(words) < self.search.most_words:

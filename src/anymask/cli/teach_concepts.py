@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anymask.data.pairs import Pairs
     from anymask.models.word_space import WordSpace
     from anymask.training.caching import FeatureStore
+    from anymask.types import Concept
 
 CACHE_MB = 20000  # of features, for as long as the command runs
 SHOWN = 5  # phrases of a search at the terminal
@@ -36,24 +37,28 @@ def add_words_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--image", type=Path, metavar="FILE", help="one image")
     where.add_argument("--mask", type=Path, metavar="FILE", help="its mask")
     how = parser.add_argument_group("how to search")
-    how.add_argument("--phrases", type=Path, metavar="FILE", help="phrases to try as well, one a line")
+    how.add_argument("--phrases", type=Path, metavar="FILE", help="phrases to try beside its own, one a line")
     add_settings(how, WordSearch)
     _add_model(how)
 
 
 def run_words(args: argparse.Namespace) -> int:
     """Tells the words nearest to the vectors, and those that find most, beside what the vectors find."""
+    import torch
+
     from anymask.adapting.judging import Gallery
     from anymask.adapting.wording import WordSearch, nearest_phrases, nearest_pieces, search_words
     from anymask.cli.flags import read_settings
     from anymask.cli.progress import Progress
+    from anymask.data.concepts import read_concept
 
-    search, phrases = read_settings(args, WordSearch), _lines(args.phrases) if args.phrases else []
+    search, concept = read_settings(args, WordSearch), read_concept(args.concept)
+    phrases = [*_said_of(concept), *(_lines(args.phrases) if args.phrases else [])]
     pairs, held_out = _pairs(args)
     for line in pairs.remarks():
         say(line)
     with _loaded(args) as (space, store):
-        vectors = _vectors(space, args.concept)
+        vectors = torch.from_numpy(space.vectors_of(concept))
         gallery, judged = Gallery(space, pairs.rows, store), 0
         with Progress("phrase") as progress:
 
@@ -139,12 +144,10 @@ def _loaded(args: argparse.Namespace) -> "Iterator[tuple[WordSpace, FeatureStore
         yield space, FeatureStore(space.model, Path(folder), CACHE_MB, names=space.feature_names)
 
 
-def _vectors(space: "WordSpace", path: Path) -> Any:
-    import torch
-
-    from anymask.data.concepts import read_concept
-
-    return torch.from_numpy(space.vectors_of(read_concept(path)))
+def _said_of(concept: "Concept") -> list[str]:
+    """The words that a concept began with, and its name."""
+    said = (str(concept.made_by.get("seed_text", "")), concept.name)
+    return [words for words in dict.fromkeys(said) if words.strip()]
 
 
 def _pairs(args: argparse.Namespace) -> "tuple[Pairs, Pairs | None]":
