@@ -1,7 +1,7 @@
 """`anymask teach words`, `anymask teach inspect`: what words a learned concept stands for, and what is in it."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, show_json, table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from anymask.adapting.judging import Gallery
     from anymask.adapting.wording import Tried, Wording
     from anymask.data.pairs import Pairs
@@ -47,7 +49,7 @@ def run_words(args: argparse.Namespace) -> int:
     import torch
 
     from anymask.adapting.judging import Gallery
-    from anymask.adapting.wording import WordSearch, nearest_phrases, nearest_pieces, search_words
+    from anymask.adapting.wording import WordSearch, search_words
     from anymask.cli.flags import read_settings
     from anymask.cli.progress import Progress
     from anymask.data.concepts import read_concept
@@ -59,29 +61,21 @@ def run_words(args: argparse.Namespace) -> int:
         say(line)
     with _loaded(args) as (space, store):
         vectors = torch.from_numpy(space.vectors_of(concept))
-        gallery, judged = Gallery(space, pairs.rows, store), 0
+        gallery = Gallery(space, pairs.rows, store)
         with Progress("phrase") as progress:
 
             def heard(count: int, best: "Tried") -> None:
-                nonlocal judged
-                judged = count
                 progress.show(count, search.most_judged, f"{best.iou:.3f} {best.phrase}")
 
             try:
                 found = search_words(gallery, vectors, search, phrases, heard)
             except KeyboardInterrupt:
-                say(f"anymask teach words: interrupted after {judged} phrases: nothing was saved")
+                say(f"anymask teach words: interrupted after {progress.done:g} phrases: nothing was saved")
                 return INTERRUPTED
-        document = {
-            "images": len(gallery),
-            **asdict(found),
-            "held_out": _held_out(Gallery(space, held_out.rows, store), found, vectors) if held_out else None,
-            "nearest_words": [[asdict(one) for one in row] for row in nearest_pieces(space, vectors)],
-            "nearest_phrases": [asdict(one) for one in nearest_phrases(space, vectors, phrases)] if phrases else [],
-            "failed": dict(pairs.failed),
-        }
+        document = {"images": len(gallery), **asdict(found), **_near(space, vectors, phrases)}
+        document["held_out"] = _held_out(Gallery(space, held_out.rows, store), found, vectors) if held_out else None
     if args.json:
-        show_json(document)
+        show_json({**document, "failed": pairs.failed})
     else:
         _show_words(document)
     return SOME_FAILED if pairs.failed else DONE
@@ -182,7 +176,16 @@ def _lines(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _held_out(gallery: "Gallery", found: "Wording", vectors: Any) -> dict[str, Any]:
+def _near(space: "WordSpace", vectors: "Tensor", phrases: Sequence[str]) -> dict[str, Any]:
+    from anymask.adapting.wording import nearest_phrases, nearest_pieces
+
+    return {
+        "nearest_words": [[asdict(one) for one in row] for row in nearest_pieces(space, vectors)],
+        "nearest_phrases": [asdict(one) for one in nearest_phrases(space, vectors, phrases)] if phrases else [],
+    }
+
+
+def _held_out(gallery: "Gallery", found: "Wording", vectors: "Tensor") -> dict[str, Any]:
     from anymask.adapting.judging import mean_iou
 
     words = gallery.space.vectors(found.phrase)
