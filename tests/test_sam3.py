@@ -290,9 +290,9 @@ def test_a_concept_of_a_words_own_vectors_is_the_word(model):
 
 
 def test_a_concept_learns_through_the_detector(model):
-    ids, mask = sam3_text.blank_pieces(model.tokenizer, 2)
+    ids, lengths = sam3_text.blank_pieces(model.tokenizer, 2)
     vectors = torch.zeros(2, 24, requires_grad=True)
-    [tokens] = sam3_text.encode_words(model.detector, ids, mask, [vectors])
+    [tokens] = sam3_text.encode_words(model.detector, ids, lengths, [vectors])
     tokens.sum().backward()
     assert vectors.grad.abs().min() > 0
 
@@ -520,7 +520,7 @@ def test_the_merges_are_read_as_clip_reads_them(tmp_path):
     assert len(vocabulary) == TINY_VOCABULARY == 512 + len(TINY_MERGES) + 2
     assert (vocabulary["!"], vocabulary["!</w>"], vocabulary["re"]) == (0, 256, 512)
     assert [vocabulary[mark] for mark in (sam3_text.BEGIN, sam3_text.END)] == [TINY_VOCABULARY - 2, TINY_VOCABULARY - 1]
-    ids, mask = sam3_text.word_pieces(tokenizer, ["dog", "é " * 50])
+    ids, lengths = sam3_text.word_pieces(tokenizer, ["dog", "é " * 50])
     assert ids.shape == (2, 32)
-    assert mask.sum(1).tolist() == [3, 32]
+    assert lengths == [3, 32]
     assert ids[1, -1] == TINY_VOCABULARY - 1

@@ -94,7 +94,7 @@ class Inversion:
         self.examples = self._examples(rows, settings.batch_size)
         self.without = self._examples(self.lessons.without, max(1, settings.batch_size // 2))
         held = max(1, int(HELD_MB / store.megabytes(rows[0].image, rows[0].masks.size)))
-        self._features = lru_cache(maxsize=held)(store.get)
+        self._features = lru_cache(maxsize=held)(lambda *view: self.space.prepare(store.get(*view)))
         self.standing = Standing()
         self.beginning = self._begin()
         self.best = self.beginning.clone()
@@ -206,7 +206,7 @@ class Inversion:
     def _learn(self, examples: Sequence[Example]) -> list[Lesson]:
         """Gradients of the mean loss over all images, some at once."""
         lessons, where = list[Lesson](), (self.model.input_size, torch.device(self.model.device))
-        at_once = self.settings.at_once or (AT_ONCE if self.space.unions else 1)
+        at_once = self.settings.at_once or at_once_of(self.space)
         for start in range(0, len(examples), at_once):
             part = examples[start : start + at_once]
             kept = [self._features(one.pair.image, one.pair.masks.size, one.view) for one in part]
@@ -290,6 +290,11 @@ class Inversion:
             "held-out data": digest_of_pairs(self.lessons.held_out.rows),
             **rest,
         }
+
+
+def at_once_of(space: WordSpace) -> int:
+    """Images on the device together, where nothing else is asked for: of models of many queries one."""
+    return AT_ONCE if space.unions else 1
 
 
 def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Gallery:
     def features(self, row: int) -> dict[str, Tensor]:
         """Of one image, as a batch of one."""
         pair = self.pairs[row]
-        return self.store.get(pair.image, pair.masks.size, View())
+        return self.space.prepare(self.store.get(pair.image, pair.masks.size, View()))
 
     def truth(self, row: int) -> Bool[np.ndarray, "h w"]:
         """The union of the objects."""

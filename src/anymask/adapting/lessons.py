@@ -104,7 +104,7 @@ def _of_category(pairs: Pairs, category: str | None) -> Pairs:
     known = sorted({label for pair in pairs.rows for label in pair.masks.labels})
     if category not in known:
         raise ValueError(f"--category must be one of {', '.join(known)}, got {category!r}")
-    mine = [(pair, np.flatnonzero([label == category for label in pair.masks.labels])) for pair in pairs.rows]
+    mine = [(pair, np.flatnonzero(pair.masks.rows_named(category))) for pair in pairs.rows]
     return replace(pairs, rows=tuple(Pair(pair.image, pair.masks[rows]) for pair, rows in mine if len(rows)))
 
 

@@ -8,6 +8,7 @@ from anymask.cli.runs import add_resume, check_resume, kept, numbers, record_set
 
 if TYPE_CHECKING:
     from anymask.adapting.inversion import Inversion
+    from anymask.adapting.settings import InversionSettings
 
 
 def add_concept_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +92,17 @@ def _results(run: "Inversion") -> dict[str, Any]:
     }
 
 
-def _estimate(args: argparse.Namespace, settings: Any) -> int:
-    raise ValueError("not yet")
+def _estimate(args: argparse.Namespace, settings: "InversionSettings") -> int:
+    from anymask.adapting.estimating import estimate
+    from anymask.adapting.lessons import read_lessons
+
+    lessons = read_lessons(settings)
+    found = estimate(settings, len(lessons.learn))
+    if args.json:
+        show_json({**found.as_json(), "images": len(lessons.learn), "failed": lessons.failed})
+    else:
+        print("\n".join([*found.lines(), *lessons.remarks()]))
+    return SOME_FAILED if lessons.failed else DONE
 
 
 CONCEPT = Command(

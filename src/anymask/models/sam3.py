@@ -266,10 +266,11 @@ class Sam3(PromptableModel):
         """The text tokens of each prompt, all through the text transformer at once."""
         learned = [self.words.written(prompt) if prompt.vectors else None for prompt in prompts]
         pieces = [self._pieces(prompt, own) for prompt, own in zip(prompts, learned, strict=True)]
-        ids, mask = (torch.cat([pair[i] for pair in pieces]) for i in (0, 1))
-        return sam3_text.encode_words(self.detector, ids.to(self.device), mask, learned)
+        ids = torch.cat([ids for ids, _ in pieces]).to(self.device)
+        lengths = [length for _, of_rows in pieces for length in of_rows]
+        return sam3_text.encode_words(self.detector, ids, lengths, learned)
 
-    def _pieces(self, prompt: Prompt, learned: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _pieces(self, prompt: Prompt, learned: Tensor | None) -> tuple[Tensor, list[int]]:
         if learned is None:
             return sam3_text.word_pieces(self.tokenizer, [prompt.title or VISUAL])
         return sam3_text.blank_pieces(self.tokenizer, len(learned))

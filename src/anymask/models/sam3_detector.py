@@ -76,17 +76,18 @@ def _geometry_tokens(
     return tokens
 
 
-def detect_everywhere(detector: Any, features: Mapping[str, Tensor], tokens: Float[Tensor, "l d"]) -> Any:
-    """As `detect` of one name, in b images. Differentiable in the tokens; those of no exemplar hang on images alone."""
-    b = len(features["detector_2"])
-    boxes = features["detector_2"].new_zeros(b, 0, 4)
-    with torch.no_grad():
-        none = _geometry_tokens(detector, features, boxes, boxes.new_zeros((b, 0), dtype=torch.long))
-    rows = torch.cat([tokens.expand(b, -1, -1), none], dim=1)
-    return detector(
-        vision_embeds=_vision(detector, features, b),
-        text_embeds=_Text(rows),
-    )
+def no_exemplar(detector: Any, features: Mapping[str, Tensor]) -> Float[Tensor, "b 1 d"]:
+    """The token that stands for no exemplar in each of b images."""
+    boxes = features["detector_2"].new_zeros(len(features["detector_2"]), 0, 4)
+    return _geometry_tokens(detector, features, boxes, boxes.new_zeros(boxes.shape[:2], dtype=torch.long))
+
+
+def detect_everywhere(
+    detector: Any, features: Mapping[str, Tensor], tokens: Float[Tensor, "l d"], none: Float[Tensor, "b 1 d"]
+) -> Any:
+    """As `detect` of one name, in b images with their tokens of no exemplar. Differentiable in the name's tokens."""
+    rows = torch.cat([tokens.expand(len(none), -1, -1), none], dim=1)
+    return detector(vision_embeds=_vision(detector, features, len(none)), text_embeds=_Text(rows))
 
 
 def detect(detector: Any, features: Mapping[str, Tensor], frame: Frame, questions: Sequence[Question]) -> Any:

@@ -7,10 +7,11 @@ import gzip
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -49,29 +50,30 @@ def tokenizer_of(merges: Path) -> Any:
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=rules)
 
 
-def word_pieces(tokenizer: Any, names: Sequence[str]) -> tuple[Int[Tensor, "n 32"], Bool[Tensor, "n 32"]]:
-    """Ids and which of them count; a longer name is cut, its end mark stays."""
+def word_pieces(tokenizer: Any, names: Sequence[str]) -> tuple[Int[Tensor, "n 32"], list[int]]:
+    """Ids, and how many of each name count, its marks among them; a longer name is cut, its end mark stays."""
     found = tokenizer(
         list(names), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     )  # padded always: the light text transformer of LiteText reads padding too
-    return found["input_ids"], found["attention_mask"].bool()
+    return found["input_ids"], found["attention_mask"].sum(1).tolist()
 
 
 def encode_words(
     detector: Any,
     ids: Int[Tensor, "n 32"],
-    mask: Bool[Tensor, "n 32"],
+    lengths: Sequence[int],
     learned: Sequence[Float[Tensor, "_ width"] | None],
 ) -> list[Float[Tensor, "_ d"]]:
-    """The tokens of each text that count; `learned` vectors stand after its first mark. Differentiable in them."""
-    table = token_embedding(detector)
+    """The tokens that count of each text; `learned` vectors stand after its first mark. Differentiable in them."""
+    table, thread = token_embedding(detector), get_ident()
     vectors = table(ids)
+    mask = torch.arange(LENGTH) < torch.tensor(lengths)[:, None]
     for row, own in enumerate(learned):
         if own is not None:
             vectors = torch.cat([vectors[:row], _placed(vectors[row], own)[None], vectors[row + 1 :]])
 
-    def instead(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor | None:
-        return vectors if args[0].data_ptr() == ids.data_ptr() else None  # not those of another thread
+    def instead(*_: Any) -> Tensor | None:
+        return vectors if get_ident() == thread else None
 
     handle = table.register_forward_hook(instead)
     try:
@@ -79,7 +81,7 @@ def encode_words(
     finally:
         handle.remove()
     tokens = detector.text_projection(states)
-    return [row[: int(valid.sum())] for row, valid in zip(tokens, mask, strict=True)]
+    return [row[:length] for row, length in zip(tokens, lengths, strict=True)]
 
 
 def token_embedding(detector: Any) -> nn.Embedding:
@@ -89,14 +91,13 @@ def token_embedding(detector: Any) -> nn.Embedding:
     return table
 
 
-def blank_pieces(tokenizer: Any, length: int) -> tuple[Int[Tensor, "1 32"], Bool[Tensor, "1 32"]]:
-    """Ids of a text of `length` vectors yet to be placed, between the marks of beginning and end."""
+def blank_pieces(tokenizer: Any, length: int) -> tuple[Int[Tensor, "1 32"], list[int]]:
+    """As `word_pieces` of one text, of `length` vectors yet to be placed between the marks of beginning and end."""
     if not 1 <= length <= LENGTH - 2:
         raise ValueError(f"a concept for SAM 3 must have 1 to {LENGTH - 2} vectors, got {length}")
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     padding = [tokenizer.pad_token_id] * (LENGTH - 2 - length)
-    ids = torch.tensor([[begin, *[begin] * length, end, *padding]])
-    return ids, (torch.arange(LENGTH) < length + 2)[None]
+    return torch.tensor([[begin, *[begin] * length, end, *padding]]), [length + 2]
 
 
 def _is_saved(folder: Path) -> bool:

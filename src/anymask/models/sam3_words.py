@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from anymask.models.word_space import Answers, WordSpace
 if TYPE_CHECKING:
     from anymask.models.sam3 import Sam3
 
+NO_EXEMPLAR = "no_exemplar"
 SPACE = "</w>"  # how CLIP's tokenizer writes the end of a word
 
 
@@ -40,8 +42,8 @@ class Sam3Words(WordSpace):
 
     def spell(self, words: str) -> Int[Tensor, "n"]:
         """As `WordSpace.spell`; a long phrase is cut."""
-        ids, mask = sam3_text.word_pieces(self._sam3.tokenizer, [words])
-        return ids[0, 1 : int(mask.sum()) - 1].to(self._sam3.device)
+        ids, [length] = sam3_text.word_pieces(self._sam3.tokenizer, [words])
+        return ids[0, 1 : length - 1].to(self._sam3.device)
 
     def spoken(self, rows: Sequence[int]) -> str:
         """As `WordSpace.spoken`."""
@@ -49,12 +51,19 @@ class Sam3Words(WordSpace):
 
     def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
         """As `WordSpace.tokens`."""
-        ids, mask = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
-        return sam3_text.encode_words(self._sam3.detector, ids.to(vectors.device), mask, [vectors])[0]
+        ids, lengths = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
+        return sam3_text.encode_words(self._sam3.detector, ids.to(vectors.device), lengths, [vectors])[0]
+
+    @torch.no_grad()
+    def prepare(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With the token of no exemplar, which hangs on the image alone."""
+        detector = self._sam3.detector
+        return {**features, NO_EXEMPLAR: sam3_detector.no_exemplar(detector, features)}
 
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """As `WordSpace.answer`."""
-        output = sam3_detector.detect_everywhere(self._sam3.detector, features, self.tokens(vectors))
+        tokens = self.tokens(vectors)
+        output = sam3_detector.detect_everywhere(self._sam3.detector, features, tokens, features[NO_EXEMPLAR])
         return Answers(
             output.pred_masks.float(),
             output.pred_logits.float(),

@@ -65,13 +65,17 @@ class WordSpace(ABC):
     def spoken(self, rows: Sequence[int]) -> str:
         """The phrase that rows of the table spell."""
 
+    def prepare(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The features of images with what else they alone decide, for `answer`; without gradients."""
+        return dict(features)
+
     @abstractmethod
     def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
         """What the text transformer makes of a phrase of these vectors, marks included; differentiable in them."""
 
     @abstractmethod
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
-        """What the phrase of these vectors says of the images whose features these are (a batch).
+        """What the phrase of these vectors says of the images of a batch of features, as `prepare` gives them.
 
         Differentiable in the vectors, if the features are no inference tensors.
         """
@@ -79,7 +83,7 @@ class WordSpace(ABC):
     @property
     @abstractmethod
     def feature_names(self) -> tuple[str, ...]:
-        """The features that `answer` reads."""
+        """Those of the encoder that `prepare` and `answer` read."""
 
     @property
     @abstractmethod
