@@ -24,6 +24,7 @@ from anymask.adapting.judging import Gallery, Judgement, mean_iou
 from anymask.adapting.lessons import Lessons, read_lessons
 from anymask.adapting.objective import Lesson, Wanted, judge_image
 from anymask.adapting.settings import InversionSettings
+from anymask.adapting.wording import nearest_pieces
 from anymask.data.pairs import Pair
 from anymask.models.load import load
 from anymask.models.promptable import PromptableModel
@@ -210,7 +211,7 @@ class Inversion:
 
     def _learn(self, examples: Sequence[Example]) -> list[Lesson]:
         """Gradients of the mean loss over all images, some at once."""
-        lessons = list[Lesson]()
+        lessons, where = list[Lesson](), (self.model.input_size, torch.device(self.model.device))
         at_once = self.settings.at_once or at_once_of(self.space)
         for start in range(0, len(examples), at_once):
             part = examples[start : start + at_once]
@@ -219,17 +220,12 @@ class Inversion:
             with mixed_precision(self.model.device):
                 answers = self.space.answer(features, self.vectors)
             found = [
-                judge_image(answers, row, self._wanted(one), self.space.unions, self.settings.objective)
+                judge_image(answers, row, Wanted.of(one.targets, *where), self.space.unions, self.settings.objective)
                 for row, one in enumerate(part)
             ]
             (torch.stack([one.loss for one in found]).sum() / len(examples)).backward()
             lessons += [dataclasses.replace(one, loss=one.loss.detach()) for one in found]
         return lessons
-
-    def _wanted(self, example: Example) -> Wanted:
-        h, w = self.model.input_size
-        boxes = torch.from_numpy(example.targets.boxes) / torch.tensor([w, h, w, h])
-        return Wanted(example.targets.masks.to(self.model.device), boxes.to(self.model.device, torch.float32))
 
     def _away(self) -> Tensor:
         """How far the vectors' norms are from the mean norm of the word table, squared, in shares of it."""
@@ -254,7 +250,8 @@ class Inversion:
         self.standing.history.append({"step": step, **rounded})
         if "judged_iou" in found:
             pieces = nearest_pieces(self.space, self.vectors.detach())
-            self.standing.nearest += [f"step {step}, vector {i + 1}: {one}" for i, one in enumerate(pieces)]
+            listed = [", ".join(f"{one.words} {one.cosine:.2f}" for one in row) for row in pieces]
+            self.standing.nearest += [f"step {step}, vector {i}: {row}" for i, row in enumerate(listed, 1)]
 
     def _examples(self, pairs: Sequence[Pair], batch: int) -> Examples:
         settings = self.settings
@@ -304,14 +301,6 @@ class Inversion:
 def at_once_of(space: WordSpace) -> int:
     """Images on the device together, where nothing else is asked for: of models of many queries one."""
     return AT_ONCE if space.unions else 1
-
-
-def nearest_pieces(space: WordSpace, vectors: Float[Tensor, "n d"], most: int = 5) -> list[str]:
-    """For each vector the word pieces whose vectors point the same way, with their cosines."""
-    table = nn.functional.normalize(space.table.float(), dim=1)
-    found = (nn.functional.normalize(vectors, dim=1) @ table.T).topk(most, dim=1)
-    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [", ".join(f"{space.pieces[i]} {v:.2f}" for i, v in zip(*pair, strict=True)) for pair in pairs]
 
 
 def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -17,6 +17,8 @@ from torchvision.ops import generalized_box_iou_loss
 
 from anymask.models.word_space import Answers
 from anymask.ops.losses import dice_loss, soft_boxes
+from anymask.training.interaction import Targets
+from anymask.types import Size
 
 MATCHES = ("best", "top", "soft", "all")
 
@@ -49,6 +51,13 @@ class Wanted:
 
     masks: Float[Tensor, "k lh lw"]
     boxes: Float[Tensor, "k 4"]
+
+    @classmethod
+    def of(cls, targets: Targets, input_size: Size, device: torch.device) -> "Wanted":
+        """The objects of one image as fine-tuning has them, boxes in pixels of the input."""
+        h, w = input_size
+        boxes = torch.from_numpy(targets.boxes) / torch.tensor([w, h, w, h])
+        return cls(targets.masks.to(device), boxes.to(device, torch.float32))
 
     def united(self) -> "Wanted":
         """The union of the objects as the one object; none stays none."""

@@ -42,11 +42,15 @@ class PocketWords(WordSpace):
         """As `WordSpace.spoken`."""
         return " ".join(self.pieces[row] for row in rows).replace(" ##", "")
 
-    def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
-        """As `WordSpace.answer`."""
+    def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
+        """As `WordSpace.tokens`."""
         marked = self.marked(vectors)[None]
         whole = torch.ones(marked.shape[:2], dtype=torch.bool, device=marked.device)
-        tokens = self._pocket.tower.encode_embeddings(marked, whole).tokens[0]
+        return self._pocket.tower.encode_embeddings(marked, whole).tokens[0]
+
+    def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
+        """As `WordSpace.answer`."""
+        tokens = self.tokens(vectors)
         rows = torch.arange(len(features["s16"]), device=tokens.device)
         nowhere = PromptTensors(tokens.new_zeros(len(rows), 0, 2), rows.new_zeros(len(rows), 0), text=tokens)
         output = self._pocket.run(features, rows, nowhere)

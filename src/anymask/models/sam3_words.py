@@ -49,6 +49,11 @@ class Sam3Words(WordSpace):
         """As `WordSpace.spoken`."""
         return "".join(self.pieces[row] for row in rows).replace(SPACE, " ").strip()
 
+    def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
+        """As `WordSpace.tokens`."""
+        ids, lengths = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
+        return sam3_text.encode_words(self._sam3.detector, ids.to(vectors.device), lengths, [vectors])[0]
+
     @torch.no_grad()
     def prepare(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With the token of no exemplar, which hangs on the image alone."""
@@ -57,10 +62,8 @@ class Sam3Words(WordSpace):
 
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """As `WordSpace.answer`."""
-        detector = self._sam3.detector
-        ids, lengths = sam3_text.blank_pieces(self._sam3.tokenizer, len(vectors))
-        tokens = sam3_text.encode_words(detector, ids.to(vectors.device), lengths, [vectors])[0]
-        output = sam3_detector.detect_everywhere(detector, features, tokens, features[NO_EXEMPLAR])
+        tokens = self.tokens(vectors)
+        output = sam3_detector.detect_everywhere(self._sam3.detector, features, tokens, features[NO_EXEMPLAR])
         return Answers(
             output.pred_masks.float(),
             output.pred_logits.float(),

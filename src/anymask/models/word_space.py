@@ -70,6 +70,10 @@ class WordSpace(ABC):
         return dict(features)
 
     @abstractmethod
+    def tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "l d2"]:
+        """What the text transformer makes of a phrase of these vectors, marks included; differentiable in them."""
+
+    @abstractmethod
     def answer(self, features: Mapping[str, Tensor], vectors: Float[Tensor, "n d"]) -> Answers:
         """What the phrase of these vectors says of the images of a batch of features, as `prepare` gives them.
 
@@ -90,6 +94,10 @@ class WordSpace(ABC):
     def width(self) -> int:
         """Numbers of a vector."""
         return int(self.table.shape[1])
+
+    def read(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "d2"]:
+        """A phrase of these vectors as one vector, the mean of its `tokens`: to compare phrases of any length."""
+        return self.tokens(vectors).float().mean(dim=0)
 
     def written(self, prompt: Prompt) -> Float[Tensor, "n d"]:
         """The vectors of a phrase without its marks: of its words, and those that stand for concepts among them."""
