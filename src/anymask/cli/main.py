@@ -28,6 +28,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train", "text"): ("train", "TEXT", "distil a sentence transformer into the pocket model's text tower"),
     ("teach", "concept"): ("teach", "CONCEPT", "learn a phrase of vectors that finds what masks show"),
     ("teach", "study"): ("teach_study", "STUDY", "embeddings of several classes beside controls and each other"),
+    ("teach", "words"): (
+        "teach_concepts",
+        "WORDS",
+        "which words come nearest to a learned concept, and how well they do",
+    ),
+    ("teach", "inspect"): ("teach_concepts", "INSPECT", "concepts compared, mixed and taken apart, vector by vector"),
     ("export",): ("export", "EXPORT", "a model as ONNX or OpenVINO graphs in a folder, also in int8"),
     ("models",): ("models", "MODELS", "which models there are, what they can do, what is installed"),
     ("models", "pack"): ("models", "PACK", "a model as one file, for a machine without network"),
