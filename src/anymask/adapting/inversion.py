@@ -254,8 +254,8 @@ class Inversion:
             self.standing.nearest += [f"step {step}, vector {i}: {row}" for i, row in enumerate(listed, 1)]
 
     def _examples(self, pairs: Sequence[Pair], batch: int) -> Examples:
-        settings = self.settings
-        return Examples(pairs, self.model, min(batch, len(pairs)), MOST_OBJECTS, settings.views, settings.seed)
+        views = self.settings.views or (1 if len(self.lessons.learn) == 1 else 2)
+        return Examples(pairs, self.model, min(batch, len(pairs)), MOST_OBJECTS, views, self.settings.seed)
 
     def _save(self) -> None:
         state = {"run": self.identity, "standing": asdict(self.standing), "vectors": self.vectors.detach()}

@@ -58,8 +58,12 @@ class InversionSettings:
     at_once: int | None = field(
         default=None, metadata={"help": "images on the device at once (default: 8, of models of many queries 1)"}
     )
-    views: int = field(
-        default=2, metadata={"help": "views of an image: 1 itself, 2 and its mirror image, more: and random parts"}
+    views: int | None = field(
+        default=None,
+        metadata={
+            "help": "views of an image: 1 itself, 2 and its mirror image, more: and random parts (default: 2, of a"
+            " lone image 1)"
+        },
     )
     learning_rate: float = field(default=0.02, metadata={"help": "highest learning rate"})
     optimizer: str = field(default="adamw", metadata={"help": "adamw or adam"})
