@@ -26,7 +26,7 @@ class StudySettings:
     runs: int = field(default=1, metadata={"help": "times that each class is taught, each by a seed of its own"})
     draws: int = field(default=3, metadata={"help": "times that the control of random vectors is drawn"})
     contrast: bool = field(
-        default=False, metadata={"help": "learn from the other classes' images too, as images without the class"}
+        default=True, metadata={"help": "learn from the other classes' images too, as images without the class"}
     )
     spare: bool = field(
         default=False, metadata={"help": "judge on the images of spare.txt, once all is tuned on those of val.txt"}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anymask.adapting.study_settings import StudyClass
 
 SETTINGS = "settings.json"
-STEPS = 300
+LEARNED_WITH = {"steps": 200, "tokens": 8, "batch_size": 16}  # docs/concepts.md says why
 SHOWN = ("classes", "controls", "confusion", "presence")
 
 
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     plain = "plain phrase for a class to beat (repeat; default: ten generic ones); the best on its train images counts"
     add("--phrase", dest="phrases", action="append", default=[], metavar="NAME=TEXT", help=plain)
     add_settings(parser.add_argument_group("study"), StudySettings)
-    add_settings(parser.add_argument_group("teaching"), InversionSettings, {"steps": STEPS}, only=LEARNING)
+    add_settings(parser.add_argument_group("teaching"), InversionSettings, LEARNED_WITH, only=LEARNING)
     add_resume(parser)
 
 
