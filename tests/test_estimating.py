@@ -38,10 +38,15 @@ def test_an_estimate_of_pocket_is_of_what_it_does(tmp_path):
     assert found.memory_mb == pytest.approx(found.weights_mb + 2 * (found.features_mb + found.kept_for_backward_mb))
 
 
-def test_a_folder_counts_by_its_own_sizes(tmp_path):
-    tiny_sam3(write_tiny_merges(tmp_path)).save(tmp_path / "model")
+def test_a_folder_counts_by_its_own_sizes_and_leaves_no_trace(tmp_path):
+    model = tiny_sam3(write_tiny_merges(tmp_path))
+    model.save(tmp_path / "model")
     found = estimate(InversionSettings(model=str(tmp_path / "model")), images=1)
     assert found.weights_mb < 5 and found.learned_numbers == 24
+    pixels = torch.zeros(1, 3, *model.input_size)
+    with torch.no_grad():
+        answers = model.words.answer(model.words.prepare(model.embed(pixels)), model.words.vectors("red car"))
+    assert type(answers.logits) is torch.Tensor and answers.logits.isfinite().all()
 
 
 def test_a_model_without_names_has_no_estimate(tmp_path):

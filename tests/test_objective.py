@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou
 
-from anymask.adapting.objective import MATCHES, Objective, Wanted, iou_matrix, judge_image, mask_costs, match
+from anymask.adapting.objective import Wanted, iou_matrix, judge_image, mask_costs, match
+from anymask.adapting.settings import MATCHES, Objective
 from anymask.models.word_space import Answers
 from anymask.ops.losses import dice_loss, soft_boxes
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from anymask.adapting.objective import Objective, Wanted, judge_image
+from anymask.adapting.objective import Wanted, judge_image
+from anymask.adapting.settings import Objective
 from anymask.models import sam3_detector
 from anymask.models.load import load
 from anymask.models.word_space import word_space_of

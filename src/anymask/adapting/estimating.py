@@ -7,8 +7,8 @@ machine, so that they are a lower bound.
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import pytorch_utils
 
-from anymask.adapting.inversion import at_once_of
 from anymask.adapting.settings import InversionSettings
 from anymask.data.files import read_json
 from anymask.models import catalogue, sam3_keys, sources
@@ -77,8 +77,8 @@ def estimate(settings: InversionSettings, images: int) -> Estimate:
     device = pick_device(settings.device)
     tokens = settings.tokens or len(settings.seed_text.split())
     batch = min(images, settings.batch_size)
-    at_once = min(batch, settings.at_once or at_once_of(space))
-    with FakeTensorMode(allow_non_fake_inputs=True) if shapes_alone else nullcontext():
+    at_once = min(batch, settings.at_once or space.at_once)
+    with _without_values() if shapes_alone else nullcontext():
         if shapes_alone:
             _forget_values(space.model.network)
         features, encode = _encode(space.model)
@@ -135,6 +135,18 @@ def _sam3_config(name: str) -> dict[str, Any] | None:
     if path is not None or entry is None or entry.family != "sam3":
         return None
     return {"model_type": PUBLISHED[entry.name]}
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Tensors have shapes alone; transformers keeps none of them (it caches codes of positions, by shape)."""
+    compiles: Any = pytorch_utils
+    usual, compiles.is_torchdynamo_compiling = compiles.is_torchdynamo_compiling, lambda: True
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        compiles.is_torchdynamo_compiling = usual
 
 
 def _forget_values(network: nn.Module) -> None:

@@ -38,7 +38,6 @@ from anymask.types import Concept
 
 HELD_MB = 1500.0  # features kept in memory
 MOST_OBJECTS = 100  # of an image that are learned from in one step
-AT_ONCE = 8  # images on the device together, of a model whose mask is one union
 # What may change between the parts of a resumed run: all else makes it another run. Paths count by what is in them.
 FREE = ("output", "model", "at_once", "save_seconds", "cache_mb", "device")
 
@@ -212,7 +211,7 @@ class Inversion:
     def _learn(self, examples: Sequence[Example]) -> list[Lesson]:
         """Gradients of the mean loss over all images, some at once."""
         lessons, where = list[Lesson](), (self.model.input_size, torch.device(self.model.device))
-        at_once = self.settings.at_once or at_once_of(self.space)
+        at_once = self.settings.at_once or self.space.at_once
         for start in range(0, len(examples), at_once):
             part = examples[start : start + at_once]
             kept = [self._features(one.pair.image, one.pair.masks.size, one.view) for one in part]
@@ -296,11 +295,6 @@ class Inversion:
             "held-out data": digest_of_pairs(self.lessons.held_out.rows),
             **rest,
         }
-
-
-def at_once_of(space: WordSpace) -> int:
-    """Images on the device together, where nothing else is asked for: of models of many queries one."""
-    return AT_ONCE if space.unions else 1
 
 
 def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anymask.adapting.objective import iou_matrix
 from anymask.data.pairs import Pair
+from anymask.models.promptable import mask_logits
 from anymask.models.word_space import Answers, WordSpace
 from anymask.ops import metrics
 from anymask.prompting import place
@@ -56,32 +58,40 @@ class Gallery:
 
     def judge(self, vectors: Float[Tensor, "n d"]) -> list[Judgement]:
         """What a phrase of these vectors finds in every image."""
-        return [self._judge(row, vectors) for row in range(len(self))]
+        rows, count = range(len(self)), self.space.at_once
+        return [one for start in rows[::count] for one in self._judge(rows[start : start + count], vectors)]
 
     def mask(self, row: int, vectors: Float[Tensor, "n d"]) -> Bool[np.ndarray, "h w"]:
         """What the model itself answers: the union of the sure queries, or the surest one."""
-        masks, chosen, _ = self._masks(row, vectors)
-        return np.asarray(masks[chosen].any(axis=0))
+        answers = self._answers([row], vectors)
+        return self._union(row, answers.logits[0][_meant(scores_of(answers, self.space.unions)[0])])
 
-    def _judge(self, row: int, vectors: Float[Tensor, "n d"]) -> Judgement:
-        masks, chosen, score = self._masks(row, vectors)
-        truth = self.truth(row)[None]
-        own = float(metrics.iou(masks[chosen].any(axis=0)[None], truth)[0])
-        best = float(metrics.iou(masks, np.repeat(truth, len(masks), axis=0)).max())
-        return Judgement(self.pairs[row].image.stem, own, best, score)
+    def _judge(self, rows: Sequence[int], vectors: Float[Tensor, "n d"]) -> list[Judgement]:
+        answers = self._answers(rows, vectors)
+        scores = scores_of(answers, self.space.unions)
+        return [self._judge_one(row, answers.logits[i], scores[i]) for i, row in enumerate(rows)]
+
+    def _judge_one(self, row: int, logits: Float[Tensor, "q lh lw"], scores: Float[Tensor, "q"]) -> Judgement:
+        """The best of many masks is sought among the small ones: 200 of full size take much memory."""
+        pair, truth = self.pairs[row], self.truth(row)
+        own = best = _iou(self._union(row, logits[_meant(scores)]), truth)
+        if len(logits) > 1:
+            frame, size = self.space.model.frame(pair.masks.size), (logits.shape[1], logits.shape[2])
+            small = torch.from_numpy(mask_logits(truth, frame, size, 0.5) + 0.5).to(logits)
+            nearest = int(iou_matrix(logits, small[None])[:, 0].argmax())
+            best = _iou(self._union(row, logits[nearest : nearest + 1]), truth)
+        return Judgement(pair.image.stem, own, max(own, best), float(scores.max()))
 
     @torch.no_grad()
-    def _masks(
-        self, row: int, vectors: Float[Tensor, "n d"]
-    ) -> tuple[Bool[np.ndarray, "q h w"], Bool[np.ndarray, "q"], float]:
-        """Every mask at the size of the image, which of them the model means, and how sure it is."""
-        answers = self.space.answer(self.features(row), vectors)
-        scores = scores_of(answers, self.space.unions)[0]
-        sure = scores >= SURE
-        chosen = sure if sure.any() else scores == scores.max()
-        frame = self.space.model.frame(self.pairs[row].masks.size)
-        masks = place(answers.logits[0].float().cpu(), frame) > 0
-        return masks.numpy(), chosen.cpu().numpy(), float(scores.max())
+    def _answers(self, rows: Sequence[int], vectors: Float[Tensor, "n d"]) -> Answers:
+        kept = [self.features(row) for row in rows]
+        features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
+        return self.space.answer(features, vectors)
+
+    def _union(self, row: int, logits: Float[Tensor, "q lh lw"]) -> Bool[np.ndarray, "h w"]:
+        """Of some masks, at the size of the image."""
+        placed = place(logits.float().cpu(), self.space.model.frame(self.pairs[row].masks.size))
+        return np.asarray((placed > 0).any(dim=0).numpy())
 
 
 def scores_of(answers: Answers, unions: bool) -> Float[Tensor, "b q"]:
@@ -89,6 +99,16 @@ def scores_of(answers: Answers, unions: bool) -> Float[Tensor, "b q"]:
     if unions:
         return answers.scores.sigmoid()
     return answers.scores.sigmoid() * answers.presence.sigmoid()[:, None]
+
+
+def _meant(scores: Float[Tensor, "q"]) -> Bool[Tensor, "q"]:
+    """The masks that count: those that are sure, or the surest."""
+    sure = scores >= SURE
+    return sure if bool(sure.any()) else scores == scores.max()
+
+
+def _iou(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
+    return float(metrics.iou(found[None], truth[None])[0])
 
 
 def mean_iou(judgements: Sequence[Judgement]) -> float:

@@ -15,34 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
+from anymask.adapting.settings import Objective
 from anymask.models.word_space import Answers
 from anymask.ops.losses import dice_loss, soft_boxes
 from anymask.training.interaction import Targets
 from anymask.types import Size
-
-MATCHES = ("best", "top", "soft", "all")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Weights, and which queries answer for an object.
-
-    `match`: "best" is the query whose mask has the best IoU with it, "top" the `top` best, "soft" all queries by a
-    soft-min of their mask loss, "all" one query each by the Hungarian method, so that no two objects share one.
-    """
-
-    mask: float = 5.0
-    score: float = 2.0
-    box: float = 1.0
-    match: str = "best"
-    top: int = 3
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.match not in MATCHES:
-            raise ValueError(f"match must be {', '.join(MATCHES)}, got {self.match!r}")
-        if self.top < 1 or not self.temperature > 0:
-            raise ValueError(f"top must be at least 1 and the temperature above 0, got {self.top}, {self.temperature}")
 
 
 @dataclass(frozen=True, eq=False)

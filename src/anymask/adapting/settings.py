@@ -1,17 +1,38 @@
-"""The settings of a textual inversion: flags of `anymask teach concept`."""
+"""The settings of a textual inversion: flags of `anymask teach concept`. No PyTorch: help is there at once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from anymask.adapting.objective import Objective
-
 OPTIMIZERS = ("adamw", "adam")
+MATCHES = ("best", "top", "soft", "all")
 # Settings that must be a number from 0 to this.
 LIMITS = {"learning_rate": 10.0, "weight_decay": 1.0, "clip_norm": np.inf, "norm_weight": np.inf, "warmup": np.inf}
 LIMITS |= {"mask_weight": np.inf, "score_weight": np.inf, "box_weight": np.inf, "val_share": 1.0, "cache_mb": np.inf}
 LIMITS |= {"seed": np.inf, "patience": np.inf}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights, and which queries answer for an object.
+
+    `match`: "best" is the query whose mask has the best IoU with it, "top" the `top` best, "soft" all queries by a
+    soft-min of their mask loss, "all" one query each by the Hungarian method, so that no two objects share one.
+    """
+
+    mask: float = 5.0
+    score: float = 2.0
+    box: float = 1.0
+    match: str = "best"
+    top: int = 3
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise ValueError(f"match must be {', '.join(MATCHES)}, got {self.match!r}")
+        if self.top < 1 or not self.temperature > 0:
+            raise ValueError(f"top must be at least 1 and the temperature above 0, got {self.top}, {self.temperature}")
 
 
 @dataclass(frozen=True)

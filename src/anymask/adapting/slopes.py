@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anymask.adapting.judging import Gallery
-from anymask.adapting.objective import Objective, Wanted, judge_image
+from anymask.adapting.objective import Wanted, judge_image
+from anymask.adapting.settings import Objective
 from anymask.training.interaction import targets_in
 
 

@@ -19,6 +19,7 @@ class PocketWords(WordSpace):
     """Without queries and boxes: the one mask is the union of all instances, and its score is the presence."""
 
     unions = True
+    at_once = 8
 
     def __init__(self, model: "PocketModel") -> None:
         self.model = self._pocket = model

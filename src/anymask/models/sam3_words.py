@@ -23,6 +23,7 @@ class Sam3Words(WordSpace):
     """Each of the detector's queries is one instance, with a box."""
 
     unions = False
+    at_once = 1
     most_vectors = sam3_text.LENGTH - 2
 
     def __init__(self, model: "Sam3") -> None:

@@ -44,6 +44,7 @@ class WordSpace(ABC):
     """
 
     unions: ClassVar[bool]
+    at_once: ClassVar[int]  # images that are answered together, as memory allows
     most_vectors: int  # of a phrase without its marks
     model: PromptableModel
 
