@@ -45,7 +45,7 @@ def test_it_teaches_and_shows_the_tables(place, tmp_path, capsys):
     assert out.endswith(f"{tmp_path / 'study/study'}.md has the tables, .png and examples beside it the pictures\n")
     settings = json.loads((tmp_path / "study/settings.json").read_text())
     assert settings["classes"] == {"disks": {"place": str(place), "seed_phrase": "red disk"}}
-    assert (settings["max_train"], settings["steps"], settings["batch_size"]) == (2, 2, 8)
+    assert (settings["max_train"], settings["steps"], settings["batch_size"]) == (2, 2, 16)
 
 
 def test_an_earlier_study_goes_on_only_when_asked(place, tmp_path, capsys):
