@@ -33,7 +33,7 @@ from anymask.models.word_space import LEVEL, WordSpace, word_space_of
 from anymask.training.caching import FeatureStore, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
 from anymask.training.interaction import mixed_precision
-from anymask.training.loop import cosine, load_checkpoint, save_checkpoint
+from anymask.training.loop import cosine, load_same_run, save_checkpoint, told
 from anymask.types import Concept
 
 HELD_MB = 1500.0  # features kept in memory
@@ -266,16 +266,9 @@ class Inversion:
         return self.settings.output / "checkpoint.pt"
 
     def _resume(self) -> None:
-        state = load_checkpoint(self._checkpoint)
+        state = load_same_run(self._checkpoint, self.identity)
         if state is None:
             return
-        began = state.get("run", {})
-        names = dict.fromkeys([*self.identity, *began])
-        if differing := [name for name in names if self.identity.get(name) != began.get(name)]:
-            raise ValueError(
-                f"{self._checkpoint} is of another run: {', '.join(differing)} changed; give what it began with, or"
-                " another -o"
-            )
         with torch.no_grad():
             self.vectors.copy_(state["vectors"])
         self.best = state["best"].to(self.vectors.device)
@@ -283,17 +276,11 @@ class Inversion:
         self.standing = Standing(**state["standing"])
 
     def _identity(self, rows: Sequence[Pair]) -> dict[str, str]:
-        """All that the numbers of a run depend on."""
-        rest = {
-            k: str(v)
-            for k, v in asdict(self.settings).items()
-            if k not in FREE and not isinstance(getattr(self.settings, k), Path | None)
-        }
         return {
             "model": self.space.digest,
             "training data": digest_of_pairs([*rows, *self.lessons.without]),
             "held-out data": digest_of_pairs(self.lessons.held_out.rows),
-            **rest,
+            **told(self.settings, FREE),
         }
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anymask.training.limits import check_counts, check_limits
+
 OPTIMIZERS = ("adamw", "adam")
 MATCHES = ("best", "top", "soft", "all")
 # Settings that must be a number from 0 to this.
@@ -113,13 +115,8 @@ class InversionSettings:
     def __post_init__(self) -> None:
         if not self.seed_text.strip():
             raise ValueError("the seed text must name something, got an empty text")
-        for name in ("steps", "batch_size", "at_once", "views", "validate_every", "tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, most in LIMITS.items():
-            if not 0 <= getattr(self, name) <= most:  # also false for NaN
-                upto = f" and at most {most:g}" if np.isfinite(most) else ""
-                raise ValueError(f"{name} must be at least 0{upto}, got {getattr(self, name)}")
+        check_counts(self, ("steps", "batch_size", "at_once", "views", "validate_every", "tokens"))
+        check_limits(self, LIMITS)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if bool(self.phrase) != (self.start == "nearest"):

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -64,6 +65,29 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     state = read_pickle(path)
     if not isinstance(state, dict) or "optimizer" not in state:
         raise CheckpointError(f"{path} is no checkpoint of a training run: remove it, or give another -o")
+    return state
+
+
+def told(settings: Any, free: Sequence[str]) -> dict[str, str]:
+    """The settings that the numbers of a run depend on: all but `free` and paths, which count by what is in them."""
+    rest = {name: value for name, value in asdict(settings).items() if name not in free}
+    return {name: str(value) for name, value in rest.items() if not isinstance(value, Path | None)}
+
+
+def load_same_run(path: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """The state saved at `path` by a run of this identity, its entry `run`; None if there is none.
+
+    Raises ValueError if what its numbers depend on was another.
+    """
+    state = load_checkpoint(path)
+    if state is None:
+        return None
+    began = state.get("run", {})
+    names = dict.fromkeys([*identity, *began])
+    if differing := [name for name in names if identity.get(name) != began.get(name)]:
+        raise ValueError(
+            f"{path} is of another run: {', '.join(differing)} changed; give what it began with, or another -o"
+        )
     return state
 
 

@@ -25,7 +25,8 @@ from anymask.models.load import load
 from anymask.training.caching import FeatureStore, View, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
 from anymask.training.interaction import interact, joined, mixed_precision
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
+from anymask.training.limits import check_counts, check_limits
+from anymask.training.loop import Curve, MovingAverage, load_same_run, means_of, save_checkpoint, told, trapezoid
 from anymask.training.scoring import Scorer
 from anymask.training.trainable import as_trainable, parameters_of, parts_of
 from anymask.types import Features, Report
@@ -89,13 +90,8 @@ class FinetuneSettings:
     seed: int = field(default=0, metadata={"help": "of everything random"})
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "objects", "views", "validate_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, most in LIMITS.items():
-            if not 0 <= getattr(self, name) <= most:  # also false for NaN
-                upto = f" and at most {most:g}" if np.isfinite(most) else ""
-                raise ValueError(f"{name} must be at least 0{upto}, got {getattr(self, name)}")
+        check_counts(self, ("steps", "batch", "objects", "views", "validate_every"))
+        check_limits(self, LIMITS)
         parts_of(self.learn)
 
     @property
@@ -361,15 +357,9 @@ class Finetuning:
         return self.settings.output / "checkpoint.pt"
 
     def _resume(self) -> None:
-        state = load_checkpoint(self._checkpoint)
+        state = load_same_run(self._checkpoint, self.identity)
         if state is None:
             return
-        began = state.get("run", {})
-        if differing := [name for name, value in self.identity.items() if value != began.get(name)]:
-            raise ValueError(
-                f"{self._checkpoint} is of another run: {', '.join(differing)} changed; give what it began with, or"
-                " another -o"
-            )
         with torch.no_grad():
             for mine, kept in ((self.learned, "learned"), (self.average.model, "average"), (self.best, "best")):
                 for tensor, value in zip(mine, state[kept], strict=True):
@@ -378,13 +368,11 @@ class Finetuning:
         self.standing = Standing(**state["standing"])
 
     def _identity(self) -> dict[str, str]:
-        """All that the numbers of a run depend on."""
-        rest = {k: str(v) for k, v in asdict(self.settings).items() if k not in FREE and not isinstance(v, Path | None)}
         return {
             "model": self.store.weights,
             "training data": digest_of_pairs(self.examples.pairs),
             "validation data": digest_of_pairs(self.held_out.rows),
-            **rest,
+            **told(self.settings, FREE),
         }
 
 
