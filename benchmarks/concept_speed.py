@@ -85,12 +85,11 @@ def seconds(work: Callable[[], object]) -> float:
 def random_sam3() -> Sam3:
     """Of full size; the encoder gives noise, as it takes no part in a step."""
     model = Sam3.without_weights({"model_type": "sam3"}, "SAM 3 detector, random weights")
-    model.network.to_empty(device="cpu")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for tensor in (*model.network.parameters(), *model.network.buffers()):
-            if tensor.is_floating_point():
-                tensor.normal_(0, 0.02)
+    generator = torch.Generator().manual_seed(0)
+    missing = {name: one for name, one in model.network.state_dict().items() if one.is_meta}
+    random = {name: 0.02 * torch.randn(one.shape, generator=generator) for name, one in missing.items()}
+    model.network.load_state_dict(random, strict=False, assign=True)
+    model.network.requires_grad_(False)
     model.device = "cpu"
     model.__dict__["tokenizer"] = read_tokenizer(Path())
     sides = (288, 144, 72)
