@@ -39,7 +39,7 @@ print("\n".join(run.remarks()))
 for record in run.steps():
     if "judged_iou" in record.metrics:
         print(f"step {record.step}: mean IoU {record.metrics['judged_iou']:.3f}")
-write_run(run)
+write_run(run, run.judge(run.best))
 
 image = anymask.read_image(folder / "images" / "part1.png")
 masks = anymask.segment(image, anymask.Prompt.concept(run.concept), semantic=True)

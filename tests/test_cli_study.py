@@ -16,7 +16,7 @@ def _quick(pocket, monkeypatch):
     for module in ("study", "records"):
         monkeypatch.setattr(f"anymask.adapting.{module}.save_figure", lambda path, _: path.touch() or path)
     for name in ("records.compare", "records.draw_curves", "study.draw_study", "study.draw_examples"):
-        monkeypatch.setattr(f"anymask.adapting.{name}", lambda _: None)
+        monkeypatch.setattr(f"anymask.adapting.{name}", lambda *_: None)
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def test_it_teaches_and_shows_the_tables(place, tmp_path, capsys):
     assert "seed phrase" in out
     assert out.endswith(f"{tmp_path / 'study/study'}.md has the tables, .png and examples beside it the pictures\n")
     settings = json.loads((tmp_path / "study/settings.json").read_text())
-    assert settings["classes"] == {"disks": {"place": str(place), "seed_phrase": "red disk"}}
+    assert settings["classes"] == {
+        "disks": {"place": str(place), "seed_phrase": "red disk", "phrases": ["red disk", "a red dog"]}
+    }
     assert (settings["max_train"], settings["steps"], settings["batch_size"]) == (2, 2, 16)
 
 
@@ -63,7 +65,8 @@ def test_an_earlier_study_goes_on_only_when_asked(place, tmp_path, capsys):
     code, again, _ = run(capsys, *given, "--resume", "--draws", 2)
     assert code == 0
     assert json.loads(again)["disks_end_iou"] == pytest.approx(json.loads(out)["disks_end_iou"], abs=2e-5)
-    assert (tmp_path / "study/settings.json").read_bytes() == before
+    after = json.loads((tmp_path / "study/settings.json").read_text())
+    assert after == {**json.loads(before), "draws": 2}  # those of the report beside it
 
 
 def test_ctrl_c_says_what_is_kept(place, tmp_path, capsys, monkeypatch):

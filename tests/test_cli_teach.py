@@ -54,7 +54,7 @@ def test_one_image_is_learned_and_the_concept_used(here, capsys):
     amid = ["segment", "a.jpg", "--concept", "run/concept.safetensors", "--text", "a <red disk> on the left", "--json"]
     [row] = json.loads(run(capsys, *amid)[1])
     found = [one["label"] for one in row["masks"]] + list(row["made_by"].get("missing", ()))
-    assert set(found) == {"a <red disk> on the left"}
+    assert set(found) == {"a red disk on the left"}
 
 
 def test_a_class_is_learned_goes_on_and_is_not_overwritten(here, capsys):
@@ -117,7 +117,7 @@ def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
     words = ["teach", "concept", "--image", "a.jpg", "--mask", "a.png", "--seed-text", "disk", *SMALL, "-o", "run/"]
     code, out, err = run(capsys, *words)
     assert (code, out) == (130, "")
-    assert "interrupted at step 4: run/checkpoint.pt is kept; run the same command with --resume to go on" in err
+    assert "interrupted at step 4, the last saved is 3: run/checkpoint.pt is kept; run the same command with" in err
     monkeypatch.undo()
     assert not Path("run/concept.safetensors").exists() and math.isfinite(1)
 

@@ -363,7 +363,7 @@ def bright_within_the_box(model, monkeypatch):
 
     monkeypatch.setattr(model, "embed", lambda pixels: {"pixels": pixels})
     if isinstance(model, PocketModel):
-        monkeypatch.setattr(model, "_decode", decode)
+        monkeypatch.setattr(model, "run", decode)
     else:
         monkeypatch.setattr(model, "respond", lambda features, rows, prompts, _: find(features, rows, prompts))
 

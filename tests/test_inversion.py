@@ -80,9 +80,9 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(disks, tmp_path):
     again = taught(disks, tmp_path / "part")
     assert torch.equal(again.vectors, whole.vectors) and torch.equal(again.best, whole.best)
     assert again.standing.history == whole.standing.history and again.standing.nearest == whole.standing.nearest
-    with pytest.raises(ValueError, match="checkpoint.pt is of another run: seed_text changed"):
+    with pytest.raises(ValueError, match="checkpoint.pt is of another run: beginning, seed_text changed"):
         Inversion(settings(disks, tmp_path / "part", seed_text="another"), model=tiny_model())
-    with pytest.raises(ValueError, match="is of another run: tokens changed"):
+    with pytest.raises(ValueError, match="is of another run: beginning, tokens changed"):
         Inversion(settings(disks, tmp_path / "part", tokens=3), model=tiny_model())
 
 
@@ -154,8 +154,9 @@ def test_beginnings(disks, tmp_path):
 
 def test_what_a_run_leaves_behind(disks, tmp_path):
     run = taught(disks, tmp_path, tokens=3, name="spot")
-    paths = write_run(run)
-    assert [path.name for path in paths[:3]] == ["concept.safetensors", "history.json", "nearest_tokens.txt"]
+    paths = write_run(run, run.judge(run.best))
+    assert [path.name for path in paths[:3]] == ["concept.safetensors", "nearest_tokens.txt", "history.json"]
+    paths[1:3] = paths[2:0:-1]
     assert all(path.stat().st_size for path in paths) and {"final_comparison.png", "curves.png"} < {
         p.name for p in paths
     }
@@ -176,7 +177,9 @@ def test_what_a_run_leaves_behind(disks, tmp_path):
 
 def test_settings_that_make_no_sense_are_refused(disks, tmp_path):
     for changes, message in (
-        ({"seed_text": " "}, "the seed text must name something"),
+        ({"seed_text": " "}, "the seed text must be words, without < and >, got ' '"),
+        ({"name": "a<b>"}, "the name must be words, without < and >, got 'a<b>'"),
+        ({"name": " "}, "the name must be words"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"tokens": 0}, "tokens must be at least 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0 and at most 10, got nan"),

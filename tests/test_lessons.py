@@ -52,13 +52,20 @@ def test_folders_are_split_by_share_list_or_folder(disks, tmp_path):
     others = write_disks(tmp_path / "others", 2)
     apart = read_lessons(settings(images=images, masks=masks, val_images=others[0], val_masks=others[1]))
     assert (len(apart.learn), len(apart.held_out)) == (6, 2)
+    shared = settings(images=images, masks=masks, val_images=images, val_masks=masks, val_list=tmp_path / "val.txt")
+    assert {pair.image.stem for pair in read_lessons(shared).learn.rows} == set(stems[2:])
     assert apart.remarks()[0] == "6 images to learn from, 2 held out"
 
 
-def test_one_picture_is_learned_from_without_others(disks):
+def test_one_picture_is_learned_from_without_others(disks, tmp_path):
     image, mask = first(disks)
-    lessons = read_lessons(settings(image=image, mask=mask, negatives=disks[0]))
+    others = write_disks(tmp_path / "others", 6)[0]
+    (others / "broken.png").write_bytes(b"no picture")
+    lessons = read_lessons(settings(image=image, mask=mask, negatives=others))
     assert (len(lessons.learn), len(lessons.held_out), len(lessons.without)) == (1, 0, 6)
+    assert list(lessons.failed) == ["broken.png"]
+    with pytest.raises(ValueError, match="--negatives must be images without the thing, got 00.png, which has a mask"):
+        read_lessons(settings(image=image, mask=mask, negatives=disks[0]))
     assert all(len(pair.masks) == 0 for pair in lessons.without)
     assert lessons.remarks()[0] == "1 image to learn from, 0 held out, 6 without the thing"
 
@@ -124,7 +131,10 @@ def test_what_is_given_twice_or_not_at_all_is_refused(disks, tmp_path):
         ({}, "give what to learn from once: --image and --mask, or --images and --masks"),
         ({"image": image, "mask": mask, "images": disks[0]}, "give what to learn from once"),
         ({"images": disks[0]}, "give the masks of the images in .* once: --masks, or a COCO file"),
-        ({"images": disks[0], "masks": disks[1], "val_images": disks[0]}, "--val-images needs --val-masks"),
+        ({"images": disks[0], "masks": disks[1], "val_images": disks[0]}, "--val-images and --val-masks go together"),
+        ({"image": image, "mask": mask, "val_images": disks[0]}, "--val-images would have no effect on one image"),
+        ({"images": disks[0], "masks": disks[1], "mask": mask}, "--mask would have no effect on this folder of images"),
+        ({"images": disks[0], "masks": disks[1], "category": "cat"}, "--category would have no effect on this folder"),
         ({"image": image, "mask": mask, "negatives": tmp_path}, "must hold images without the thing, but has none"),
     ):
         with pytest.raises(ValueError, match=message):

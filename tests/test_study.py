@@ -47,7 +47,7 @@ def tiny(drawn, monkeypatch):
 
 def without_figures(monkeypatch, module, names):
     for name in names:
-        monkeypatch.setattr(f"anymask.adapting.{module}.{name}", lambda _: None)
+        monkeypatch.setattr(f"anymask.adapting.{module}.{name}", lambda *_: None)
     monkeypatch.setattr(f"anymask.adapting.{module}.save_figure", lambda path, _: path.touch() or path)
 
 
@@ -89,7 +89,7 @@ def test_what_was_taught_is_read_back(places, tmp_path, tiny, monkeypatch):
     first = a_study(places, tmp_path)
     list(first.steps())
     monkeypatch.setattr(module.Inversion, "_step", lambda _: pytest.fail("taught again"))
-    monkeypatch.setattr(module, "write_run", lambda _: pytest.fail("written again"))
+    monkeypatch.setattr(module, "write_run", lambda *_: pytest.fail("written again"))
     again = a_study(places, tmp_path)
     list(again.steps())
     for table in ("classes", "controls", "confusion", "phrases", "images"):
@@ -182,7 +182,7 @@ def test_bad_files_and_a_loss_that_is_not_finite_are_told(places, tmp_path, tiny
     assert not sound.failed
     monkeypatch.setattr(module.Inversion, "_step", lambda run: setattr(run.standing, "diverged", True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_run", lambda _: None)
+        patch.setattr(module, "write_run", lambda *_: None)
         next(iter(sound.steps()))
         list(sound.steps())
     assert sound.failed

@@ -13,7 +13,8 @@ from anymask.adapting.study_summary import ClassResult, readable, summarise
 
 def found(ious, scores=0.5):
     ious = np.atleast_2d(np.asarray(ious, np.float64))
-    return Judged(tuple(f"i{i}" for i in range(ious.shape[1])), ious, np.broadcast_to(scores, ious.shape).copy())
+    given = np.broadcast_to(scores, ious.shape).copy()
+    return Judged(tuple(f"i{i}" for i in range(ious.shape[1])), ious, given, given >= 0.5)
 
 
 @pytest.fixture

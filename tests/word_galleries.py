@@ -29,7 +29,7 @@ class PhraseGallery(Gallery):
         wanted = set(self.space.spell(self.meant).tolist())
         rows = {int((self.space.table - one).norm(dim=1).argmin()) for one in vectors}
         iou = len(rows & wanted) / len(rows | wanted)
-        return [Judgement("planted", iou, iou, 1.0)] * len(self.pairs)
+        return [Judgement("planted", iou, iou, 1.0, True)] * len(self.pairs)
 
 
 def phrase_gallery(folder: Path, meant: str) -> PhraseGallery:

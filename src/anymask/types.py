@@ -158,8 +158,10 @@ class Prompt:
 
     @property
     def title(self) -> str:
-        """What to call the thing: its name, or that of its concepts; empty where there is none."""
-        return self.name or " ".join(one.name for one in self.learned)
+        """What to call the thing: its name, or those of its concepts; empty where there is none."""
+        if self.name is None:
+            return " ".join(one.name for one in self.learned)
+        return _AMID.sub(r"\1", self.name) if self.vectors else self.name
 
     @property
     def vectors(self) -> "tuple[Concept, ...]":

@@ -98,7 +98,7 @@ def with_own_answers(gallery: Gallery, concept: Concept) -> Gallery:
 
 
 def _vectors(space: WordSpace, concept: Concept) -> Float[Tensor, "n d"]:
-    return torch.from_numpy(space.vectors_of(concept)).to(space.table.device)
+    return space.vectors_of(concept)
 
 
 def _embedding(concept: Concept) -> Float[np.ndarray, "n d"]:

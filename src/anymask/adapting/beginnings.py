@@ -26,10 +26,7 @@ def begin(space: WordSpace, start: str, tokens: int | None = None, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     if start == NOISE:
         return drawn(space, tokens or 1, generator)
-    if start.endswith(".safetensors"):
-        vectors = torch.from_numpy(space.vectors_of(read_concept(Path(start)))).to(space.table.device)
-    else:
-        vectors = space.vectors(start)
+    vectors = space.vectors_of(read_concept(Path(start))) if start.endswith(".safetensors") else space.vectors(start)
     return _as_many(vectors, tokens or len(vectors), space, generator)
 
 

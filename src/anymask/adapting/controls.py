@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anymask.adapting.beginnings import drawn
@@ -22,11 +22,12 @@ RANDOM, INITIALISER, MEAN = "random vectors", "initialiser", "mean embedding"
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """IoU and presence score of r phrases (runs, draws) on each of n images."""
+    """IoU and presence score of r phrases (runs, draws) on each of n images, and whether they count as found."""
 
     names: tuple[str, ...]
     ious: Float[np.ndarray, "r n"]
     scores: Float[np.ndarray, "r n"]
+    found: Bool[np.ndarray, "r n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ def judged(gallery: Gallery, phrases: Sequence[Float[Tensor, "_ d"]]) -> Judged:
         names=tuple(one.name for one in found[0]),
         ious=np.asarray([[one.iou for one in row] for row in found]),
         scores=np.asarray([[one.score for one in row] for row in found]),
+        found=np.asarray([[one.found for one in row] for row in found]),
     )
 
 

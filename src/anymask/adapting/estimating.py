@@ -22,6 +22,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import pytorch_utils
 
+from anymask.adapting.beginnings import begin
+from anymask.adapting.lessons import Lessons
 from anymask.adapting.settings import InversionSettings
 from anymask.data.files import read_json
 from anymask.models import catalogue, sam3_keys, sources
@@ -59,9 +61,9 @@ class Estimate:
         return [
             f"{self.model} on {self.device}: {self.learned_numbers:,} numbers learn; its weights take"
             f" {self.weights_mb:,.0f} MB",
-            f"an image: features of {self.features_mb:,.0f} MB once ({self.encode_teraflop:.2f} TFLOP, at least"
-            f" {self.encode_seconds:.1f} s), {self.kept_for_backward_mb:,.0f} MB kept for the way back",
-            f"a step: {self.step_teraflop:.2f} TFLOP, at least {self.step_seconds:.2f} s at"
+            f"a view of an image: features of {self.features_mb:,.0f} MB, {1000 * self.encode_teraflop:,.1f} GFLOP once"
+            f" (at least {self.encode_seconds:.1f} s), {self.kept_for_backward_mb:,.0f} MB kept for the way back",
+            f"a step: {1000 * self.step_teraflop:,.1f} GFLOP, at least {self.step_seconds:.2f} s at"
             f" {self.gigaflop_per_second:,.0f} GFLOP/s; the run at least {self.run_seconds:,.0f} s",
             f"memory: at least {self.memory_mb:,.0f} MB",
         ]
@@ -71,12 +73,20 @@ class Estimate:
         return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def estimate(settings: InversionSettings, images: int) -> Estimate:
-    """Of a run on so many images. Raises ValueError for a model that has no words."""
+def estimate(settings: InversionSettings, lessons: Lessons) -> Estimate:
+    """Of a run on these images. Raises ValueError for a model that has no words.
+
+    Without its tokenizer, which lies beside the weights, each word of the phrase counts as one vector.
+    """
     space, shapes_alone = _space_of(settings.model)
     device = pick_device(settings.device)
-    tokens = settings.tokens or len(settings.seed_text.split())
-    batch = min(images, settings.batch_size)
+    start = (
+        begin(space, settings.start or settings.seed_text, settings.tokens) if _is_known(settings, shapes_alone) else ()
+    )
+    tokens = len(start) or settings.tokens or len(settings.seed_text.split())
+    learned, without = len(lessons.learn), len(lessons.without)
+    batch = min(learned, settings.batch_size) + min(without, max(1, settings.batch_size // 2))
+    views = settings.views or (1 if learned == 1 else 2)
     at_once = min(batch, settings.at_once or space.at_once)
     with _without_values() if shapes_alone else nullcontext():
         if shapes_alone:
@@ -84,10 +94,11 @@ def estimate(settings: InversionSettings, images: int) -> Estimate:
         features, encode = _encode(space.model)
         used = {name: features[name] for name in space.feature_names}
         forward, both, kept = _step(space, used, tokens)
-    weights = _megabytes(
-        [*space.model.network.parameters(), *(p for m in space.readers.values() for p in m.parameters())]
-    )
+    parameters = (parameter for part in space.readers.values() for parameter in part.parameters())
+    weights = _megabytes([*space.model.network.parameters(), *parameters])
     each, speed = _megabytes(used.values()), _speed(device)
+    judged = (1 + settings.steps // settings.validate_every) * (len(lessons.held_out) or learned)
+    encoded = (learned + without) * views + len(lessons.held_out)
     return Estimate(
         model=settings.model,
         device=device,
@@ -102,8 +113,13 @@ def estimate(settings: InversionSettings, images: int) -> Estimate:
         gigaflop_per_second=speed,
         encode_seconds=1000 * encode / speed,
         step_seconds=1000 * both * batch / speed,
-        run_seconds=1000 * (settings.steps * both * batch + images * encode) / speed,
+        run_seconds=1000 * (settings.steps * both * batch + encoded * encode + judged * forward) / speed,
     )
+
+
+def _is_known(settings: InversionSettings, shapes_alone: bool) -> bool:
+    """Whether the beginning can be read: not without a tokenizer, and the nearest phrase not without a look."""
+    return not shapes_alone and settings.start != "nearest"
 
 
 def _space_of(name: str) -> tuple[WordSpace, bool]:

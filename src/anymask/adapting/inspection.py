@@ -80,8 +80,7 @@ class Inspection:
         return rows, draw_bars(charts, "IoU with the truth" if self.has_truth else "IoU with what all vectors find")
 
     def _vectors(self, concept: Concept) -> torch.Tensor:
-        space = self.gallery.space
-        return torch.from_numpy(space.vectors_of(concept)).to(space.table.device)
+        return self.gallery.space.vectors_of(concept)
 
     def _iou(self, concept: Concept) -> float | None:
         return mean_iou(self.gallery.judge(self._vectors(concept))) if self.has_truth else None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anymask.adapting.beginnings import begin, best_phrase
-from anymask.adapting.judging import Gallery, Judgement, mean_iou
+from anymask.adapting.judging import Gallery, Judgement, mean_iou, stacked
 from anymask.adapting.lessons import Lessons, read_lessons
 from anymask.adapting.objective import Lesson, Wanted, judge_image
 from anymask.adapting.settings import InversionSettings
@@ -88,19 +89,22 @@ class Inversion:
         self.lessons = lessons or read_lessons(settings)
         self.space: WordSpace = word_space_of(model or load(settings.model, settings.device, runtime="eager"))
         self.model: PromptableModel = self.space.model
-        rows = large_enough(self.lessons.learn, self.model)[0].rows
+        learn, too_small = large_enough(self.lessons.learn, self.model)
+        held_out, also_small = large_enough(self.lessons.held_out, self.model)
+        self.too_small, rows = too_small + also_small, learn.rows
         if not rows:
             raise ValueError("all masks are smaller than a cell of the model's answer: crop the images")
+        self.lessons = Lessons(learn, held_out, self.lessons.without)
         store = store or FeatureStore(
             self.model, settings.output / "features", settings.cache_mb, settings.half_cache, self.space.feature_names
         )
         self.learn = Gallery(self.space, rows, store)
-        self.held_out = Gallery(self.space, self.lessons.held_out.rows, store)
+        self.held_out = Gallery(self.space, held_out.rows, store)
         self.examples = self._examples(rows, settings.batch_size)
         self.without = self._examples(self.lessons.without, max(1, settings.batch_size // 2))
         held = max(1, int(HELD_MB / store.megabytes(rows[0].image, rows[0].masks.size)))
         self._features = lru_cache(maxsize=held)(lambda *view: self.space.prepare(store.get(*view)))
-        self.standing = Standing()
+        self.standing, self.saved_step = Standing(), 0
         self.beginning = self._begin()
         self.best = self.beginning.clone()
         self.vectors = nn.Parameter(self.beginning.clone())
@@ -119,7 +123,8 @@ class Inversion:
         n, width = self.vectors.shape
         learns = f"{n} vectors of {width} numbers learn" if n > 1 else f"1 vector of {width} numbers learns"
         about = f"{learns} from {self.standing.start!r} on; all weights of {self.model.name} rest"
-        return [about, *self.lessons.remarks()]
+        small = f"{self.too_small} masks are smaller than a cell of the model's answer: left out"
+        return [about, *self.lessons.remarks(), *([small] if self.too_small else [])]
 
     def steps(self) -> Iterator[InversionRecord]:
         """One record a step; a checkpoint with each judgement and by the clock. Stops early where nothing is gained."""
@@ -215,7 +220,7 @@ class Inversion:
         for start in range(0, len(examples), at_once):
             part = examples[start : start + at_once]
             kept = [self._features(one.pair.image, one.pair.masks.size, one.view) for one in part]
-            features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
+            features = stacked(kept)
             with mixed_precision(self.model.device):
                 answers = self.space.answer(features, self.vectors)
             found = [
@@ -260,6 +265,7 @@ class Inversion:
         state = {"run": self.identity, "standing": asdict(self.standing), "vectors": self.vectors.detach()}
         state |= {"best": self.best, "optimizer": self.optimizer.state_dict()}
         save_checkpoint(self._checkpoint, state)
+        self.saved_step = self.standing.step
 
     @property
     def _checkpoint(self) -> Path:
@@ -274,10 +280,12 @@ class Inversion:
         self.best = state["best"].to(self.vectors.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.standing = Standing(**state["standing"])
+        self.saved_step = self.standing.step
 
     def _identity(self, rows: Sequence[Pair]) -> dict[str, str]:
         return {
             "model": self.space.digest,
+            "beginning": sha256(self.beginning.cpu().numpy().tobytes()).hexdigest()[:32],
             "training data": digest_of_pairs([*rows, *self.lessons.without]),
             "held-out data": digest_of_pairs(self.lessons.held_out.rows),
             **told(self.settings, FREE),

@@ -4,7 +4,7 @@ Masks are judged whatever the presence says, so that a plain phrase is not beate
 told beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +20,19 @@ from anymask.ops import metrics
 from anymask.prompting import place
 from anymask.training.caching import FeatureStore, View
 
-SURE = 0.5  # score from which on a query counts
-
 
 @dataclass(frozen=True)
 class Judgement:
     """Of one image: IoU of the model's own answer with the union of the objects, and of its best single mask.
 
-    `score` is how sure the model is that the thing is there, from 0 to 1.
+    `score` is how sure the model is that the thing is there, from 0 to 1; `found` whether that is enough for it.
     """
 
     name: str
     iou: float
     best_iou: float
     score: float
+    found: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +63,7 @@ class Gallery:
     def mask(self, row: int, vectors: Float[Tensor, "n d"]) -> Bool[np.ndarray, "h w"]:
         """What the model itself answers: the union of the sure queries, or the surest one."""
         answers = self._answers([row], vectors)
-        return self._union(row, answers.logits[0][_meant(scores_of(answers, self.space.unions)[0])])
+        return self._union(row, answers.logits[0][self._meant(scores_of(answers, self.space.unions)[0])])
 
     def _judge(self, rows: Sequence[int], vectors: Float[Tensor, "n d"]) -> list[Judgement]:
         answers = self._answers(rows, vectors)
@@ -74,24 +73,35 @@ class Gallery:
     def _judge_one(self, row: int, logits: Float[Tensor, "q lh lw"], scores: Float[Tensor, "q"]) -> Judgement:
         """The best of many masks is sought among the small ones: 200 of full size take much memory."""
         pair, truth = self.pairs[row], self.truth(row)
-        own = best = _iou(self._union(row, logits[_meant(scores)]), truth)
+        own = best = iou_of(self._union(row, logits[self._meant(scores)]), truth)
         if len(logits) > 1:
             frame, size = self.space.model.frame(pair.masks.size), (logits.shape[1], logits.shape[2])
             small = torch.from_numpy(mask_logits(truth, frame, size, 0.5) + 0.5).to(logits)
             nearest = int(iou_matrix(logits, small[None])[:, 0].argmax())
-            best = _iou(self._union(row, logits[nearest : nearest + 1]), truth)
-        return Judgement(pair.image.stem, own, max(own, best), float(scores.max()))
+            best = iou_of(self._union(row, logits[nearest : nearest + 1]), truth)
+        score = float(scores.max())
+        return Judgement(pair.image.stem, own, max(own, best), score, score >= self.space.sure)
+
+    def _meant(self, scores: Float[Tensor, "q"]) -> Bool[Tensor, "q"]:
+        """The masks that count: those that are sure, or the surest."""
+        sure = scores >= self.space.sure
+        return sure if bool(sure.any()) else scores == scores.max()
 
     @torch.no_grad()
     def _answers(self, rows: Sequence[int], vectors: Float[Tensor, "n d"]) -> Answers:
-        kept = [self.features(row) for row in rows]
-        features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
-        return self.space.answer(features, vectors)
+        return self.space.answer(stacked([self.features(row) for row in rows]), vectors)
 
     def _union(self, row: int, logits: Float[Tensor, "q lh lw"]) -> Bool[np.ndarray, "h w"]:
         """Of some masks, at the size of the image."""
         placed = place(logits.float().cpu(), self.space.model.frame(self.pairs[row].masks.size))
         return np.asarray((placed > 0).any(dim=0).numpy())
+
+
+def stacked(features: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Features of several images as a batch."""
+    if len(features) == 1:
+        return dict(features[0])
+    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
 
 
 def scores_of(answers: Answers, unions: bool) -> Float[Tensor, "b q"]:
@@ -101,13 +111,8 @@ def scores_of(answers: Answers, unions: bool) -> Float[Tensor, "b q"]:
     return answers.scores.sigmoid() * answers.presence.sigmoid()[:, None]
 
 
-def _meant(scores: Float[Tensor, "q"]) -> Bool[Tensor, "q"]:
-    """The masks that count: those that are sure, or the surest."""
-    sure = scores >= SURE
-    return sure if bool(sure.any()) else scores == scores.max()
-
-
-def _iou(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
+def iou_of(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
+    """Of one mask."""
     return float(metrics.iou(found[None], truth[None])[0])
 
 

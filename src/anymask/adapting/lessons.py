@@ -1,6 +1,5 @@
 """What a phrase learns from: pictures with masks of one class, those held out to judge it, and pictures without it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,15 +35,19 @@ class Lessons:
 
 def read_lessons(sources: InversionSettings) -> Lessons:
     """Reads and checks all of it. Raises ValueError where nothing is left to learn from."""
-    without = () if sources.negatives is None else _without(sources.negatives)
-    if sources.image is not None and sources.images is None:
-        return Lessons(Pairs((read_pair(sources.image, sources.mask),)), without=without)
-    if sources.images is None or sources.image is not None:
+    if (sources.image is None) == (sources.images is None):
         raise ValueError("give what to learn from once: --image and --mask, or --images and --masks")
-    learn, held_out = _folders(sources.images, sources)
+    _check_used(sources)
+    learn, held_out = _all_pairs(sources)
     if not learn.rows:
         raise ValueError("no image is left to learn from: all are held out to judge by")
-    return Lessons(learn, held_out, without)
+    if sources.negatives is None:
+        return Lessons(learn, held_out)
+    without, failed = _without(sources.negatives)
+    shown = {pair.image.resolve() for pair in (*learn.rows, *held_out.rows)}
+    if both := [pair.image.name for pair in without if pair.image.resolve() in shown]:
+        raise ValueError(f"--negatives must be images without the thing, got {both[0]}, which has a mask")
+    return Lessons(replace(learn, failed={**learn.failed, **failed}), held_out, without)
 
 
 def read_pair(image: Path, mask: Path | None) -> Pair:
@@ -75,23 +78,37 @@ def telling(pairs: Pairs) -> Pairs:
     return replace(pairs, rows=kept, failed={**pairs.failed, **why})
 
 
-def _folders(images: Path, sources: InversionSettings) -> tuple[Pairs, Pairs]:
-    """Held out is what a folder or a list of its own says, or else a share."""
-    learn = _read(images, sources, sources.train_list)
-    if sources.val_images is not None:
-        if sources.val_masks is None:
-            raise ValueError("--val-images needs --val-masks, the folder of their masks")
+def _check_used(sources: InversionSettings) -> None:
+    """Raises ValueError for a setting that would have no effect."""
+    folders = ("masks", "annotations", "val_images", "val_masks", "train_list", "val_list")
+    unused = [name for name in (*folders, "category") if sources.image is not None and getattr(sources, name)]
+    unused += ["mask"] if sources.images is not None and sources.mask is not None else []
+    unused += ["category"] if sources.category and sources.annotations is None else []
+    if unused:
+        of = "one image" if sources.image is not None else "this folder of images"
+        raise ValueError(f"--{unused[0].replace('_', '-')} would have no effect on {of}: leave it out")
+    if (sources.val_images is None) != (sources.val_masks is None):
+        raise ValueError("--val-images and --val-masks go together: the images held out, and the folder of their masks")
+
+
+def _all_pairs(sources: InversionSettings) -> tuple[Pairs, Pairs]:
+    """Held out is what a folder or a list of its own says, or else a share; no image is in both."""
+    if sources.image is not None:
+        return Pairs((read_pair(sources.image, sources.mask),)), Pairs(())
+    learn = _read(sources, sources.train_list)
+    if sources.val_images is not None and sources.val_masks is not None:
         stems = None if sources.val_list is None else read_stems(sources.val_list)
-        return learn, telling(read_pairs(sources.val_images, sources.val_masks, stems))
-    if sources.val_list is None:
+        held_out = telling(read_pairs(sources.val_images, sources.val_masks, stems))
+    elif sources.val_list is None:
         return split(learn, sources.val_share, sources.seed)
-    held_out = _read(images, sources, sources.val_list)
-    kept = {pair.image for pair in held_out.rows}
-    return replace(learn, rows=tuple(pair for pair in learn.rows if pair.image not in kept)), held_out
+    else:
+        held_out = _read(sources, sources.val_list)
+    kept = {pair.image.resolve() for pair in held_out.rows}
+    return replace(learn, rows=tuple(pair for pair in learn.rows if pair.image.resolve() not in kept)), held_out
 
 
-def _read(images: Path, sources: InversionSettings, stems: Path | None) -> Pairs:
-    names = None if stems is None else read_stems(stems)
+def _read(sources: InversionSettings, stems: Path | None) -> Pairs:
+    images, names = Path(sources.images or ""), None if stems is None else read_stems(stems)
     if sources.masks is not None and sources.annotations is None:
         return telling(read_pairs(images, sources.masks, names))
     if sources.annotations is None or sources.masks is not None:
@@ -108,11 +125,17 @@ def _of_category(pairs: Pairs, category: str | None) -> Pairs:
     return replace(pairs, rows=tuple(Pair(pair.image, pair.masks[rows]) for pair, rows in mine if len(rows)))
 
 
-def _without(folder: Path) -> tuple[Pair, ...]:
-    files: Sequence[Path] = find_images([folder])
-    if not files:
-        raise ValueError(f"{folder} must hold images without the thing, but has none")
-    return tuple(Pair(file, Masks.empty(read_image(file).size)) for file in files)
+def _without(folder: Path) -> tuple[tuple[Pair, ...], dict[str, str]]:
+    """Pictures without an object, and why others could not be read."""
+    rows, failed = list[Pair](), dict[str, str]()
+    for file in find_images([folder]):
+        try:
+            rows.append(Pair(file, Masks.empty(read_image(file).size)))
+        except (ValueError, OSError) as error:
+            failed[file.name] = " ".join(str(error).split())
+    if not rows:
+        raise ValueError(next(iter(failed.values()), f"{folder} must hold images without the thing, but has none"))
+    return tuple(rows), failed
 
 
 def _is_everything(masks: Masks) -> bool:

@@ -100,7 +100,7 @@ def match(
     rows, objects = np.meshgrid(np.arange(len(logits)), np.arange(k), indexing="ij")
     boxed = _box_loss(boxes[rows.ravel()], wanted.boxes[objects.ravel()]).view(len(logits), k)
     whole = objective.mask * costs + objective.box * boxed + objective.score * functional.softplus(-scores)[:, None]
-    chosen_rows, chosen_objects = linear_sum_assignment(whole.cpu().numpy())
+    chosen_rows, chosen_objects = linear_sum_assignment(whole.nan_to_num(nan=1e6).cpu().numpy())
     hit = torch.zeros_like(costs)
     hit[chosen_rows, chosen_objects] = 1.0 / len(chosen_rows)
     return hit

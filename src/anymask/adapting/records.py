@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from anymask.adapting.inversion import Inversion
+from anymask.adapting.judging import Judgement, iou_of
 from anymask.data.concepts import save_concept
 from anymask.data.drawing import draw
 from anymask.data.files import write_json, write_whole
@@ -24,18 +25,20 @@ _INK, _GREY = "#202124", "#76787e"
 _CURVES = ("#3c6bb4", "#c2553a", "#3f8f5f", "#8a6bb0")
 
 
-def write_run(run: Inversion) -> list[Path]:
-    """All files of a run, each whole or not at all; the paths, the concept's first."""
+def write_run(run: Inversion, found: Sequence[Judgement]) -> list[Path]:
+    """All files of a run, each whole or not at all; `found` is what its best vectors find.
+
+    The concept, whose path is the first, is written last: where it is, all is there.
+    """
     folder = run.settings.output
-    paths = [folder / name for name in ("concept.safetensors", "history.json", "nearest_tokens.txt")]
-    save_concept(run.concept, paths[0])
-    write_json(paths[1], {"columns": _meanings(), "steps": run.standing.history})
-    with write_whole(paths[2]) as temporary:
+    paths = [folder / name for name in ("history.json", "nearest_tokens.txt", "concept.safetensors")]
+    figures = {"final_comparison.png": compare(run, found), "curves.png": draw_curves(run.standing.history)}
+    drawn = [save_figure(folder / name, figure) for name, figure in figures.items()]
+    write_json(paths[0], {"columns": _meanings(), "steps": run.standing.history})
+    with write_whole(paths[1]) as temporary:
         temporary.write_text("\n".join([*run.standing.nearest, ""]), encoding="utf-8")
-    figures = {"final_comparison.png": compare(run), "curves.png": draw_curves(run.standing.history)}
-    for name, figure in figures.items():
-        paths.append(save_figure(folder / name, figure))
-    return paths
+    save_concept(run.concept, paths[2])
+    return [*reversed(paths), *drawn]
 
 
 def save_figure(path: Path, figure: "Figure") -> Path:
@@ -45,11 +48,9 @@ def save_figure(path: Path, figure: "Figure") -> Path:
     return path
 
 
-def compare(run: Inversion) -> "Figure":
+def compare(run: Inversion, found: Sequence[Judgement]) -> "Figure":
     """Images that were judged, evenly from the best to the worst IoU: target, mask before, mask after."""
-    found = run.judge(run.best)
-    order = sorted(range(len(found)), key=lambda row: -found[row].iou)
-    rows = [order[i] for i in np.linspace(0, len(order) - 1, min(MOST_ROWS, len(order))).round().astype(int)]
+    rows = evenly_ranked(np.asarray([one.iou for one in found]), MOST_ROWS)
     pictures = []
     for row in rows:
         pair = run.judged.pairs[row]
@@ -58,12 +59,19 @@ def compare(run: Inversion) -> "Figure":
         titles = [
             image.name,
             "target",
-            *(f"{w}, IoU {_iou(m, truth):.2f}" for w, m in zip(("before", "after"), masks, strict=True)),
+            *(f"{w}, IoU {iou_of(m, truth):.2f}" for w, m in zip(("before", "after"), masks, strict=True)),
         ]
         pictures.append(
             [(title, panel(image, mask)) for title, mask in zip(titles, [None, truth, *masks], strict=True)]
         )
     return grid(pictures)
+
+
+def evenly_ranked(values: Float[np.ndarray, "n"], count: int) -> list[int]:
+    """Rows from the highest value to the lowest, `count` of them (or all) evenly spaced in rank."""
+    order = np.argsort(-values, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [int(row) for row in order[places]]
 
 
 def panel(image: Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "ph pw 3"]:
@@ -104,14 +112,9 @@ def draw_curves(history: Sequence[dict[str, Any]]) -> "Figure":
         for colour, (name, label) in zip(_CURVES, names.items(), strict=True):
             points = [(row["step"], row[name]) for row in history if name in row]
             if points:
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    label=label,
-                    marker="o" * (name == "judged_iou"),
-                    lw=1.4,
-                    ms=3,
-                )
+                judged = name == "judged_iou"  # now and then: points, between which nothing is known
+                style: dict[str, Any] = {"linestyle": "", "marker": "o", "ms": 4} if judged else {"lw": 1.4}
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
         axes.set_xlabel("step", color=_GREY)
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
@@ -119,10 +122,6 @@ def draw_curves(history: Sequence[dict[str, Any]]) -> "Figure":
     left.set_ylim(0, 1)
     right.set_ylim(bottom=0)
     return figure
-
-
-def _iou(mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
-    return float((mask & truth).sum() / max(1, (mask | truth).sum()))
 
 
 def _meanings() -> dict[str, str]:

@@ -42,7 +42,10 @@ class InversionSettings:
     """One run: from what a phrase is learned, where it begins, and how it learns."""
 
     seed_text: str = field(
-        default="object", metadata={"help": "the phrase that comes nearest: what it is compared with, and named by"}
+        default="object",
+        metadata={
+            "help": "the phrase that comes nearest: what it begins with and is named by, if nothing else is said"
+        },
     )
     output: Path = field(
         default=Path("run"), metadata={"help": "folder for the concept, history, figures, settings and checkpoint"}
@@ -106,15 +109,16 @@ class InversionSettings:
     top: int = field(default=3, metadata={"help": "how many, for --match top"})
     validate_every: int = field(default=20, metadata={"help": "steps between judgements at full size"})
     patience: int = field(default=5, metadata={"help": "judgements without gain before it stops; 0: goes to the end"})
-    save_seconds: float = field(default=60, metadata={"help": "seconds between checkpoints"})
+    save_seconds: float = field(default=5, metadata={"help": "seconds between checkpoints"})
     cache_mb: int = field(default=20000, metadata={"help": "megabytes of features on disk at most"})
     half_cache: bool = field(default=False, metadata={"help": "keep features as float16"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps"})
     seed: int = field(default=0, metadata={"help": "of everything random"})
 
     def __post_init__(self) -> None:
-        if not self.seed_text.strip():
-            raise ValueError("the seed text must name something, got an empty text")
+        for what, text in (("seed text", self.seed_text), ("name", self.title)):
+            if not text.strip() or set(text) & set("<>"):
+                raise ValueError(f"the {what} must be words, without < and >, got {text!r}")
         check_counts(self, ("steps", "batch_size", "at_once", "views", "validate_every", "tokens"))
         check_limits(self, LIMITS)
         if self.optimizer not in OPTIMIZERS:
@@ -131,4 +135,4 @@ class InversionSettings:
     @property
     def title(self) -> str:
         """What the concept is called."""
-        return self.name or self.seed_text
+        return self.seed_text if self.name is None else self.name

@@ -13,7 +13,7 @@ from anymask.training.interaction import targets_in
 
 
 def slope(gallery: Gallery, rows: Sequence[int], vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """The gradient of the mean loss on these images, as it is learned with, by the vectors."""
+    """The gradient, by the vectors, of the mean loss on these images with the usual weights."""
     turned = vectors.detach().clone().requires_grad_(True)
     total = torch.zeros_like(turned)
     for row in rows:

@@ -8,8 +8,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from anymask.adapting.controls import Embedding, judge_controls, judged, mean_em
 from anymask.adapting.inversion import Inversion
 from anymask.adapting.judging import Gallery
 from anymask.adapting.lessons import Lessons
-from anymask.adapting.records import save_figure, write_run
+from anymask.adapting.records import evenly_ranked, save_figure, write_run
 from anymask.adapting.settings import InversionSettings
 from anymask.adapting.study_figures import Example, draw_examples, draw_study
 from anymask.adapting.study_settings import LEARNING, StudyClass, StudySettings
@@ -96,7 +94,9 @@ class Study:
     @property
     def told(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""
-        places = {one.name: {"place": one.place, "seed_phrase": one.seed_phrase} for one in self.classes}
+        places = {
+            one.name: {"place": one.place, "seed_phrase": one.seed_phrase, "phrases": one.tried} for one in self.classes
+        }
         learning = {name: getattr(self.learning, name) for name in LEARNING}
         return {"classes": places, **reports.plain(self.settings), **learning}
 
@@ -141,8 +141,8 @@ class Study:
             yield StudyRecord(done + record.step / record.steps, self._parts, f"{one.name} by seed {seed}")
         self._diverged |= inversion.standing.diverged
         if learned_now or not (folder / "concept.safetensors").is_file():
-            write_run(inversion)
-        learned = torch.from_numpy(self.space.vectors_of(inversion.concept)).to(self.space.table.device)
+            write_run(inversion, inversion.judge(inversion.best))
+        learned = self.space.vectors_of(inversion.concept)
         return Embedding(inversion.beginning, learned)
 
     def _lessons(self, name: str) -> Lessons:
@@ -210,13 +210,6 @@ class Study:
             )
             for row in evenly_ranked(ious, EXAMPLES)
         ]
-
-
-def evenly_ranked(values: Float[np.ndarray, "n"], count: int) -> list[int]:
-    """Rows from the highest value to the lowest, `count` of them (or all) evenly spaced in rank."""
-    order = np.argsort(-values, kind="stable")
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [int(row) for row in order[places]]
 
 
 def to_markdown(report: Report) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float
 
 from anymask.adapting.controls import BEST_PHRASE, INITIALISER, SEED_PHRASE, Judged
-from anymask.adapting.judging import SURE
 from anymask.evaluation import reports
 from anymask.ops.metrics import bootstrap_interval, roc_auc
 from anymask.types import Report
@@ -150,23 +149,23 @@ def _presence_rows(name: str, results: Sequence[ClassResult]) -> list[Row]:
     rows = []
     for prompt in ("embedding", SEED_PHRASE):
         tables = {one.name: one.embeddings if prompt == "embedding" else one.seed_phrases for one in results}
-        scores = {of: table[name].scores.mean(axis=0) for of, table in tables.items()}
-        there = scores.pop(name)
-        if scores:
-            absent = np.concatenate(list(scores.values()))
+        there = tables.pop(name)[name]
+        if tables:
+            absent = [table[name] for table in tables.values()]
             rows.append({"class": name, "prompt": prompt} | _presence(there, absent))
     return rows
 
 
-def _presence(there: Float[np.ndarray, "n"], absent: Float[np.ndarray, "m"]) -> Row:
+def _presence(there: Judged, absent: Sequence[Judged]) -> Row:
     """Mean scores, the share of images in which the class is said to be, and the chance that the two are told apart."""
-    present = np.arange(len(there) + len(absent)) < len(there)
+    own, others = there.scores.mean(axis=0), np.concatenate([one.scores.mean(axis=0) for one in absent])
+    present = np.arange(len(own) + len(others)) < len(own)
     return {
-        "score": _number(there.mean()),
-        "score_without": _number(absent.mean()),
-        "found": _number((there >= SURE).mean()),
-        "found_without": _number((absent >= SURE).mean()),
-        "auc": _number(roc_auc(np.concatenate([there, absent]), present)),
+        "score": _number(own.mean()),
+        "score_without": _number(others.mean()),
+        "found": _number(there.found.mean()),
+        "found_without": _number(np.concatenate([one.found.mean(axis=0) for one in absent]).mean()),
+        "auc": _number(roc_auc(np.concatenate([own, others]), present)),
     }
 
 

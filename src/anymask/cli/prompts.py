@@ -115,6 +115,8 @@ def read_names(
         return ((Prompt.text(names[0], negative_names) if names else Prompt()) + Prompt(exemplars=shown),)
     against = Prompt(negative_names=tuple(negative_names))
     learned = [read_concept(file) for file in concepts]
+    if refused := [name for name in negative_names if any(f"<{one.name}>" in name for one in learned)]:
+        raise ValueError(f"--not-text takes words alone, got {refused[0]!r}: a concept can be asked for, not refused")
     amid = {name: [one for one in learned if f"<{one.name}>" in name] for name in names}
     alone = [one for one in learned if not any(one in within for within in amid.values())]
     said = tuple(Prompt.text(name, negative_names, within) for name, within in amid.items())

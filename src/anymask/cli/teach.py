@@ -7,7 +7,10 @@ from anymask.cli.commands import DONE, INTERRUPTED, SOME_FAILED, Command, say, s
 from anymask.cli.runs import add_resume, check_resume, kept, numbers, record_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anymask.adapting.inversion import Inversion
+    from anymask.adapting.judging import Judgement
     from anymask.adapting.settings import InversionSettings
 
 
@@ -50,7 +53,8 @@ def run_concept(args: argparse.Namespace) -> int:
                 }
                 progress.show(record.step, record.steps, numbers(shown))
         except KeyboardInterrupt:
-            say(f"anymask teach concept: interrupted at step {run.standing.step}: {kept(settings.output)}")
+            at = f"interrupted at step {run.standing.step}, the last saved is {run.saved_step}"
+            say(f"anymask teach concept: {at}: {kept(settings.output)}")
             return INTERRUPTED
         progress.say("drawing what came of it")
         _finish(args, run)
@@ -60,34 +64,37 @@ def run_concept(args: argparse.Namespace) -> int:
 def _finish(args: argparse.Namespace, run: "Inversion") -> None:
     from anymask.adapting.records import write_run
 
-    files = write_run(run)
-    at, found = run.standing, _results(run)
+    judged = run.judge(run.best)
+    files = write_run(run, judged)
+    at, found = run.standing, _results(run, judged)
     if args.json:
         show_json({"concept": str(files[0]), "files": [str(path) for path in files], **found})
         return
     where = "held-out images" if len(run.held_out) else "the images learned from"
-    steps = f"step {at.best_step} of {at.step}"
-    print(f"IoU on {where}: {at.before:.3f} -> {at.best:.3f} ({steps}); score {found['score']:.2f}")
+    print(f"IoU on {where}: {at.before:.3f} -> {at.best:.3f} (step {at.best_step} of {at.step})")
+    count = f"{found['found']} of {len(judged)} images"
+    print(f"found in {count}, as its score is at least {run.space.sure:g} there; mean score {found['score']:.2f}")
     print(f"{files[0]} is the concept: anymask segment photo.jpg --concept {files[0]} -m {run.settings.model} -o out/")
 
 
-def _results(run: "Inversion") -> dict[str, Any]:
-    import numpy as np
-
-    at, judged = run.standing, run.judge(run.best)
+def _results(run: "Inversion", judged: "Sequence[Judgement]") -> dict[str, Any]:
+    at, learned = run.standing, run.lessons.learn
     return {
         "iou_before": round(at.before, 5),
         "iou": round(at.best, 5),
-        "score": round(float(np.mean([one.score for one in judged])), 5),
+        "score": round(sum(one.score for one in judged) / len(judged), 5),
+        "found": sum(one.found for one in judged),
+        "judged": len(judged),
         "step": at.step,
         "best_step": at.best_step,
         "seconds": round(at.seconds, 2),
         "stopped": at.stopped or None,
         "images": len(run.learn),
         "held_out": len(run.held_out),
-        "without_a_mask": list(run.lessons.learn.lone_images),
-        "without_an_image": list(run.lessons.learn.lone_masks),
-        "empty_masks": list(run.lessons.learn.empty),
+        "too_small_masks": run.too_small,
+        "without_a_mask": list(learned.lone_images),
+        "without_an_image": list(learned.lone_masks),
+        "empty_masks": list(learned.empty),
         "failed": run.lessons.failed,
     }
 
@@ -97,7 +104,7 @@ def _estimate(args: argparse.Namespace, settings: "InversionSettings") -> int:
     from anymask.adapting.lessons import read_lessons
 
     lessons = read_lessons(settings)
-    found = estimate(settings, len(lessons.learn))
+    found = estimate(settings, lessons)
     if args.json:
         show_json({**found.as_json(), "images": len(lessons.learn), "failed": lessons.failed})
     else:

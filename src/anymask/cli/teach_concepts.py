@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,6 @@ def add_words_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_words(args: argparse.Namespace) -> int:
     """Tells the words nearest to the vectors, and those that find most, beside what the vectors find."""
-    import torch
-
     from anymask.adapting.judging import Gallery
     from anymask.adapting.wording import WordSearch, search_words
     from anymask.cli.flags import read_settings
@@ -57,10 +55,11 @@ def run_words(args: argparse.Namespace) -> int:
     search, concept = read_settings(args, WordSearch), read_concept(args.concept)
     phrases = [*_said_of(concept), *(_lines(args.phrases) if args.phrases else [])]
     pairs, held_out = _pairs(args)
-    for line in pairs.remarks():
+    failed = {**pairs.failed, **(held_out.failed if held_out else {})}
+    for line in [*pairs.remarks(), *(held_out.remarks() if held_out else [])]:
         say(line)
     with _loaded(args) as (space, store):
-        vectors = torch.from_numpy(space.vectors_of(concept))
+        vectors = space.vectors_of(concept)
         gallery = Gallery(space, pairs.rows, store)
         with Progress("phrase") as progress:
 
@@ -75,10 +74,10 @@ def run_words(args: argparse.Namespace) -> int:
         document = {"images": len(gallery), **asdict(found), **_near(space, vectors, phrases)}
         document["held_out"] = _held_out(Gallery(space, held_out.rows, store), found, vectors) if held_out else None
     if args.json:
-        show_json({**document, "failed": pairs.failed})
+        show_json({**document, "failed": failed})
     else:
         _show_words(document)
-    return SOME_FAILED if pairs.failed else DONE
+    return SOME_FAILED if failed else DONE
 
 
 def add_inspect_flags(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +162,7 @@ def _pairs(args: argparse.Namespace) -> "tuple[Pairs, Pairs | None]":
     kept = tuple(pair for pair in pairs.rows if pair.image.stem not in held_out)
     if not kept:
         raise ValueError("no image is left to search on: all are held out")
-    return Pairs(kept, failed=pairs.failed), telling(read_pairs(*folders, held_out))
+    return replace(pairs, rows=kept), telling(read_pairs(*folders, held_out))
 
 
 def _lines(path: Path) -> list[str]:

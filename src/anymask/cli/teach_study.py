@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     learning = InversionSettings("any", settings.output, **{name: getattr(args, name) for name in LEARNING})
     check_resume(args, SETTINGS)
     study = Study(settings, classes, learning)
-    if not (settings.output / SETTINGS).is_file():
-        write_json(settings.output / SETTINGS, study.told, indent=1)
+    write_json(settings.output / SETTINGS, study.told, indent=1)
     for line in study.remarks():
         say(line)
     done, parts = 0.0, 0

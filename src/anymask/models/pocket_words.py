@@ -55,7 +55,8 @@ class PocketWords(WordSpace):
         rows = torch.arange(len(features["s16"]), device=tokens.device)
         nowhere = PromptTensors(tokens.new_zeros(len(rows), 0, 2), rows.new_zeros(len(rows), 0), text=tokens)
         output = self._pocket.run(features, rows, nowhere)
-        return Answers(output.logits[:, :1], output.presence[:, None], output.presence)
+        presence = output.presence.float()  # it may be bfloat16 on a GPU
+        return Answers(output.logits[:, :1].float(), presence[:, None], presence)
 
     def marked(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n_plus_two d"]:
         """Between the vectors of [CLS] and [SEP]."""

@@ -82,6 +82,12 @@ class WordSpace(ABC):
         """
 
     @property
+    def sure(self) -> float:
+        """The score from which on the model says that the thing is there."""
+        limits = self.model.capabilities.thresholds
+        return limits.presence if self.unions else limits.product
+
+    @property
     @abstractmethod
     def feature_names(self) -> tuple[str, ...]:
         """Those of the encoder that `prepare` and `answer` read."""
@@ -103,19 +109,18 @@ class WordSpace(ABC):
     def written(self, prompt: Prompt) -> Float[Tensor, "n d"]:
         """The vectors of a phrase without its marks: of its words, and those that stand for concepts among them."""
         parts = [
-            self.table[self.spell(one)]
-            if isinstance(one, str)
-            else torch.from_numpy(self.vectors_of(one)).to(self.table)
+            self.table[self.spell(one)] if isinstance(one, str) else self.vectors_of(one).to(self.table)
             for one in prompt.phrase
         ]
         return torch.cat(parts)
 
     def vectors(self, words: str) -> Float[Tensor, "n d"]:
         """The vectors of a phrase without its marks. Raises ValueError for an empty one, or one that is too long."""
-        rows = self.spell(words)
-        if not 0 < len(rows) <= self.most_vectors:
-            raise ValueError(f"a phrase for {self.model.name} must have 1 to {self.most_vectors} pieces, got {words!r}")
-        return self.table[rows].float()
+        count = sum(len(self.spell(word)) for word in words.split())  # a tokenizer cuts what is too long
+        if not 0 < count <= self.most_vectors:
+            few = f"1 to {self.most_vectors} pieces, got {count} of {words!r}"
+            raise ValueError(f"a phrase for {self.model.name} must have {few}")
+        return self.table[self.spell(words)].float()
 
     @cached_property
     def digest(self) -> str:
@@ -123,7 +128,7 @@ class WordSpace(ABC):
         whole = nn.ModuleDict({name.replace(".", "_"): module for name, module in self.readers.items()})
         return digest_of_weights(whole)
 
-    def vectors_of(self, concept: Concept) -> Float[np.ndarray, "n d"]:
+    def vectors_of(self, concept: Concept) -> Float[Tensor, "n d"]:
         """The vectors of a concept. Raises ValueError for one that was made for another model.
 
         In half precision the weights cannot be told from others, so that their width must do.
@@ -142,7 +147,7 @@ class WordSpace(ABC):
             raise ValueError(
                 f"{made} with other weights than those of {self.model.name}: give those, or teach it again"
             )
-        return np.asarray(vectors, np.float32)
+        return torch.from_numpy(np.asarray(vectors, np.float32)).to(self.table.device)
 
 
 def word_space_of(model: Model) -> WordSpace:

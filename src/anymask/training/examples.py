@@ -45,7 +45,7 @@ class Examples:
         view = view_of(pair.masks.size, int(rng.integers(self.views)), (self.seed, row))
         order = rng.permutation(len(pair.masks))[: self.objects]
         targets = self._targets(pair, view, order)
-        if not len(targets):  # a part of the image without any of these objects
+        if len(order) and not len(targets):  # a part of the image without any of these objects
             view = View(None, view.mirrored)
             targets = self._targets(pair, view, order)
         return Example(pair, view, targets)

@@ -62,7 +62,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The state saved at `path`, None if there is none. Raises CheckpointError for anything but a saved state."""
     if not path.is_file():
         return None
-    state = read_pickle(path)
+    try:
+        state = read_pickle(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be read: remove it to begin anew, or give another -o") from error
     if not isinstance(state, dict) or "optimizer" not in state:
         raise CheckpointError(f"{path} is no checkpoint of a training run: remove it, or give another -o")
     return state
