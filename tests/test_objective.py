@@ -138,3 +138,9 @@ def test_wrong_objectives_are_refused():
     with pytest.raises(ValueError, match="top must be at least 1"):
         Objective(top=0)
     assert np.isfinite(Objective().temperature)
+
+
+@pytest.mark.parametrize("kind", MATCHES)
+def test_what_is_not_finite_is_a_loss_that_is_not(kind):
+    answers = answers_of(blocks(A, B).masks * float("nan"))
+    assert not torch.isfinite(judge_image(answers, 0, blocks(A), False, Objective(match=kind)).loss)
