@@ -30,15 +30,17 @@ def add_concept_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_concept(args: argparse.Namespace) -> int:
     """Says what will learn from what, learns, and writes what came of it."""
-    from anymask.adapting.inversion import Inversion
     from anymask.adapting.settings import InversionSettings
     from anymask.cli.flags import read_settings
     from anymask.cli.progress import Progress
 
-    settings = read_settings(args, InversionSettings)
+    settings = read_settings(args, InversionSettings)  # raises before PyTorch is loaded
     if args.dry_run:
         return _estimate(args, settings)
     check_resume(args)
+
+    from anymask.adapting.inversion import Inversion
+
     run = Inversion(settings)
     record_settings(args, settings)
     for line in run.remarks():
