@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,3 +90,19 @@ def test_history_that_json_cannot_hold_is_refused(folder):
             Concept("x", "pocket", CONCEPT.token_embeddings, {}, {"iou": float("nan")}), folder / "nan.safetensors"
         )
     assert not (folder / "nan.safetensors").exists()
+
+
+def test_an_interrupted_write_leaves_the_concept_that_was_there(folder, monkeypatch):
+    path = folder / "c.safetensors"
+    save_concept(Concept("before", "pocket", np.ones((1, 3), np.float32), base_digest="of some weights"), path)
+
+    def cut(self, content):
+        self.open("wb").close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", cut)
+        with pytest.raises(KeyboardInterrupt):
+            save_concept(Concept("after", "pocket", np.zeros((1, 3), np.float32)), path)
+    assert (read_concept(path).name, read_concept(path).base_digest) == ("before", "of some weights")
+    assert [one.name for one in folder.iterdir() if one.name.startswith("c.")] == ["c.safetensors"]
