@@ -354,7 +354,7 @@ def test_nonsense_is_refused(data: Path, tmp_path: Path, changes: dict[str, obje
 
 def test_files_that_are_no_weights_are_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"garbage")
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt is no whole PyTorch file"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is no whole checkpoint"):
         next(iter(train_pocket(settings(data, tmp_path))))
 
 

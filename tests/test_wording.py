@@ -77,7 +77,7 @@ def test_phrases_are_ranked_by_what_the_text_transformer_makes_of_them(space):
     ("call", "message"),
     [
         (lambda space: nearest_phrases(space, space.vectors("fox"), []), "phrases must be one or more .*, got none"),
-        (lambda space: nearest_phrases(space, space.vectors("fox"), [" "]), "must have 1 to 10 pieces, got ' '"),
+        (lambda space: nearest_phrases(space, space.vectors("fox"), [" "]), "must have 1 to 10 pieces, got 0 of ' '"),
         (lambda space: nearest_pieces(space, torch.zeros(2, 9)), r"must be \(n, 16\) for pocket, got \(2, 9\)"),
         (lambda space: nearest_pieces(space, torch.zeros(0, 16)), r"must be \(n, 16\) for pocket, got \(0, 16\)"),
         (lambda space: WordSearch(most_words=0), "most_words must be at least 1, got 0"),

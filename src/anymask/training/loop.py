@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         state = read_pickle(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} cannot be read: remove it to begin anew, or give another -o") from error
+        raise CheckpointError(f"{path} is no whole checkpoint: remove it to begin anew, or give another -o") from error
     if not isinstance(state, dict) or "optimizer" not in state:
         raise CheckpointError(f"{path} is no checkpoint of a training run: remove it, or give another -o")
     return state
