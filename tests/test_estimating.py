@@ -67,4 +67,3 @@ def test_a_model_without_names_has_no_estimate(tmp_path):
     tiny_sam2().save(tmp_path / "model")
     with pytest.raises(ValueError, match="knows no text, so that it cannot be taught a word"):
         estimate(InversionSettings(model=str(tmp_path / "model")), lessons_of(1))
-    assert not torch.is_inference_mode_enabled()

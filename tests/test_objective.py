@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -137,7 +136,8 @@ def test_wrong_objectives_are_refused():
         Objective(match="worst")
     with pytest.raises(ValueError, match="top must be at least 1"):
         Objective(top=0)
-    assert np.isfinite(Objective().temperature)
+    with pytest.raises(ValueError, match="the temperature above 0, got 3, nan"):
+        Objective(temperature=float("nan"))
 
 
 @pytest.mark.parametrize("kind", MATCHES)

@@ -151,8 +151,8 @@ def _check_grounded(model: Model, prompts: Sequence[Prompt]) -> None:
     if any(prompt.exemplars for prompt in prompts):
         raise ValueError("a detector knows names, no exemplars: leave the detector out, and use facebook/sam3")
     for prompt in prompts:
-        if prompt.vectors and not prompt.is_spatial:
-            concept = prompt.vectors[0]
+        if prompt.embedded and not prompt.is_spatial:
+            concept = prompt.embedded[0]
             raise ValueError(
                 f"the concept {concept.name!r} holds vectors that {concept.base_model} reads: a detector knows words"
                 " alone"

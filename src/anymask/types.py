@@ -161,17 +161,17 @@ class Prompt:
         """What to call the thing: its name, or those of its concepts; empty where there is none."""
         if self.name is None:
             return " ".join(one.name for one in self.learned)
-        return _AMID.sub(r"\1", self.name) if self.vectors else self.name
+        return _AMID.sub(r"\1", self.name) if self.embedded else self.name
 
     @property
-    def vectors(self) -> "tuple[Concept, ...]":
+    def embedded(self) -> "tuple[Concept, ...]":
         """The concepts whose learned vectors stand in the phrase."""
         return tuple(one for one in self.learned if one.token_embeddings is not None)
 
     @property
     def phrase(self) -> "tuple[str | Concept, ...]":
         """What a model reads, in order: words, and the concepts whose vectors stand among them."""
-        by_name = {one.name: one for one in self.vectors}
+        by_name = {one.name: one for one in self.embedded}
         if not by_name or self.name is None:
             return tuple(by_name.values()) or ((self.title,) if self.title else ())
         parts = [by_name.get(part) if i % 2 else part.strip() for i, part in enumerate(_AMID.split(self.name))]

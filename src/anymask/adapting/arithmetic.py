@@ -41,7 +41,7 @@ def similarity(space: WordSpace, concepts: Sequence[Concept]) -> Similarity:
     """Of two or more concepts of one model."""
     if len(concepts) < 2:
         raise ValueError(f"similarity is of two or more concepts, got {len(concepts)}")
-    all_vectors = [_vectors(space, one) for one in concepts]
+    all_vectors = [space.vectors_of(one) for one in concepts]
     with torch.no_grad():
         read = torch.stack([space.read(vectors) for vectors in all_vectors])
     means = torch.stack([vectors.mean(dim=0) for vectors in all_vectors])
@@ -57,9 +57,8 @@ def interpolate(first: Concept, second: Concept, share: float) -> Concept:
     if not 0 <= share <= 1:
         raise ValueError(f"the share must be from 0 (the first concept) to 1 (the second), got {share}")
     one, other = _embedding(first), _embedding(second)
-    if (first.base_model, first.base_digest) != (second.base_model, second.base_digest) or one.shape[1] != other.shape[
-        1
-    ]:
+    bases = [(of.base_model, of.base_digest, vectors.shape[1]) for of, vectors in ((first, one), (second, other))]
+    if bases[0] != bases[1]:
         raise ValueError(
             f"concepts must be of one model to be mixed, got {first.name!r} for {_base(first)} and {second.name!r} for"
             f" {_base(second)}: teach one of them again"
@@ -73,7 +72,7 @@ def interpolate(first: Concept, second: Concept, share: float) -> Concept:
 
 def sensitivity(gallery: Gallery, concept: Concept) -> list[Sensitivity]:
     """For each vector of the concept, how the mean IoU over the images hangs on it."""
-    vectors = _vectors(gallery.space, concept)
+    vectors = gallery.space.vectors_of(concept)
     if not len(gallery):
         raise ValueError("sensitivity is measured on one or more images, got none")
     norms = slope(gallery, range(len(gallery)), vectors).norm(dim=1).tolist()
@@ -90,15 +89,11 @@ def sensitivity(gallery: Gallery, concept: Concept) -> list[Sensitivity]:
 
 def with_own_answers(gallery: Gallery, concept: Concept) -> Gallery:
     """The same images with what the concept finds as the truth, where there is no other: IoU is then agreement."""
-    vectors = _vectors(gallery.space, concept)
+    vectors = gallery.space.vectors_of(concept)
     pairs = [
         Pair(pair.image, Masks.from_dense(gallery.mask(row, vectors)[None])) for row, pair in enumerate(gallery.pairs)
     ]
     return replace(gallery, pairs=pairs)
-
-
-def _vectors(space: WordSpace, concept: Concept) -> Float[Tensor, "n d"]:
-    return space.vectors_of(concept)
 
 
 def _embedding(concept: Concept) -> Float[np.ndarray, "n d"]:

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from anymask.adapting.arithmetic import interpolate, sensitivity, similarity, with_own_answers
@@ -55,7 +54,7 @@ class Inspection:
             strip = []
             for share in SHARES:
                 mixture = interpolate(first, second, share)
-                mask, iou = self.gallery.mask(0, self._vectors(mixture)), self._iou(mixture)
+                mask, iou = self.gallery.mask(0, self.gallery.space.vectors_of(mixture)), self._iou(mixture)
                 about = {"from": first.name, "to": second.name, "share": share}
                 rows.append({**about, "iou": iou, "pixels": int(mask.sum())})
                 strip.append((_caption(first, second, share, iou), panel(photo, mask)))
@@ -68,7 +67,7 @@ class Inspection:
         rows, charts = list[dict[str, Any]](), list[Bars]()
         for concept in self.concepts:
             gallery = self.gallery if self.has_truth else with_own_answers(self.gallery, concept)
-            whole = mean_iou(gallery.judge(self._vectors(concept)))
+            whole = mean_iou(gallery.judge(self.gallery.space.vectors_of(concept)))
             parts = sensitivity(gallery, concept)
             rows.append({"concept": concept.name, "iou": whole, "vectors": [asdict(one) for one in parts]})
             kinds: dict[str, list[float | None]] = {
@@ -79,11 +78,8 @@ class Inspection:
             charts.append(Bars(title, [f"{i}  {one.nearest}" for i, one in enumerate(parts, 1)], kinds, whole))
         return rows, draw_bars(charts, "IoU with the truth" if self.has_truth else "IoU with what all vectors find")
 
-    def _vectors(self, concept: Concept) -> torch.Tensor:
-        return self.gallery.space.vectors_of(concept)
-
     def _iou(self, concept: Concept) -> float | None:
-        return mean_iou(self.gallery.judge(self._vectors(concept))) if self.has_truth else None
+        return mean_iou(self.gallery.judge(self.gallery.space.vectors_of(concept))) if self.has_truth else None
 
 
 def _similarity(space: WordSpace, concepts: Sequence[Concept]) -> tuple[dict[str, Any], Figure]:

@@ -34,7 +34,7 @@ from anymask.models.word_space import LEVEL, WordSpace, word_space_of
 from anymask.training.caching import FeatureStore, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
 from anymask.training.interaction import mixed_precision
-from anymask.training.loop import cosine, load_same_run, save_checkpoint, told
+from anymask.training.loop import StepRecord, cosine, load_same_run, save_checkpoint, told
 from anymask.types import Concept
 
 HELD_MB = 1500.0  # features kept in memory
@@ -43,16 +43,6 @@ MOST_OBJECTS = 100  # of an image that are learned from in one step
 FREE = ("output", "model", "at_once", "save_seconds", "cache_mb", "device")
 
 _log = logging.getLogger("anymask")
-
-
-@dataclass(frozen=True)
-class InversionRecord:
-    """One step: what the loss is made of, IoU in the model's frame; at judgements `judged_iou` at full size too."""
-
-    step: int
-    steps: int
-    images_per_second: float
-    metrics: dict[str, float]
 
 
 @dataclass
@@ -126,13 +116,16 @@ class Inversion:
         small = f"{self.too_small} masks are smaller than a cell of the model's answer: left out"
         return [about, *self.lessons.remarks(), *([small] if self.too_small else [])]
 
-    def steps(self) -> Iterator[InversionRecord]:
-        """One record a step; a checkpoint with each judgement and by the clock. Stops early where nothing is gained."""
+    def steps(self) -> Iterator[StepRecord]:
+        """One record a step; a checkpoint with each judgement and by the clock. Stops early where nothing is gained.
+
+        IoU is in the model's frame, `judged_iou` at full size; step 0 is the judgement before anything was learned.
+        """
         settings, at = self.settings, self.standing
         if not at.step and not at.history:
             at.before = at.best = mean_iou(self.judge(self.beginning))
             self._note(0, {"judged_iou": at.before})
-            yield InversionRecord(0, settings.steps, 0.0, {"judged_iou": at.before})
+            yield StepRecord(0, settings.steps, 0.0, {"judged_iou": at.before})
         saved = time.monotonic()
         while at.step < settings.steps and not at.stopped:
             began = time.monotonic()
@@ -149,7 +142,7 @@ class Inversion:
                 self._save()
                 saved = time.monotonic()
             rate = (self.examples.batch + self.without.batch) / seconds
-            yield InversionRecord(at.step, settings.steps, rate, {k: v for k, v in found.items() if k != "query"})
+            yield StepRecord(at.step, settings.steps, rate, {k: v for k, v in found.items() if k != "query"})
         if at.stopped:
             _log.warning("%s", at.stopped)
         if at.diverged:  # what is kept goes on from the last step that was finite

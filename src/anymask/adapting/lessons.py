@@ -35,10 +35,14 @@ class Lessons:
 
 def read_lessons(sources: InversionSettings) -> Lessons:
     """Reads and checks all of it. Raises ValueError where nothing is left to learn from."""
-    if (sources.image is None) == (sources.images is None):
+    if sources.image is not None and sources.images is None:
+        _check_used(sources)
+        learn, held_out = Pairs((read_pair(sources.image, sources.mask),)), Pairs(())
+    elif sources.images is not None and sources.image is None:
+        _check_used(sources)
+        learn, held_out = _folders(sources.images, sources)
+    else:
         raise ValueError("give what to learn from once: --image and --mask, or --images and --masks")
-    _check_used(sources)
-    learn, held_out = _all_pairs(sources)
     if not learn.rows:
         raise ValueError("no image is left to learn from: all are held out to judge by")
     if sources.negatives is None:
@@ -91,24 +95,22 @@ def _check_used(sources: InversionSettings) -> None:
         raise ValueError("--val-images and --val-masks go together: the images held out, and the folder of their masks")
 
 
-def _all_pairs(sources: InversionSettings) -> tuple[Pairs, Pairs]:
+def _folders(images: Path, sources: InversionSettings) -> tuple[Pairs, Pairs]:
     """Held out is what a folder or a list of its own says, or else a share; no image is in both."""
-    if sources.image is not None:
-        return Pairs((read_pair(sources.image, sources.mask),)), Pairs(())
-    learn = _read(sources, sources.train_list)
+    learn = _read(images, sources, sources.train_list)
     if sources.val_images is not None and sources.val_masks is not None:
         stems = None if sources.val_list is None else read_stems(sources.val_list)
         held_out = telling(read_pairs(sources.val_images, sources.val_masks, stems))
     elif sources.val_list is None:
         return split(learn, sources.val_share, sources.seed)
     else:
-        held_out = _read(sources, sources.val_list)
+        held_out = _read(images, sources, sources.val_list)
     kept = {pair.image.resolve() for pair in held_out.rows}
     return replace(learn, rows=tuple(pair for pair in learn.rows if pair.image.resolve() not in kept)), held_out
 
 
-def _read(sources: InversionSettings, stems: Path | None) -> Pairs:
-    images, names = Path(sources.images or ""), None if stems is None else read_stems(stems)
+def _read(images: Path, sources: InversionSettings, stems: Path | None) -> Pairs:
+    names = None if stems is None else read_stems(stems)
     if sources.masks is not None and sources.annotations is None:
         return telling(read_pairs(images, sources.masks, names))
     if sources.annotations is None or sources.masks is not None:

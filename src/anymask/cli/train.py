@@ -14,8 +14,8 @@ from anymask.cli.runs import add_resume, check_resume, kept, numbers, record_set
 
 if TYPE_CHECKING:
     from anymask.data.scorers import FittedScorer
-    from anymask.training.pocket import PocketSettings, TrainRecord
-    from anymask.training.promptable import FinetuneRecord
+    from anymask.training.loop import StepRecord
+    from anymask.training.pocket import PocketSettings
     from anymask.training.text import TextRecord
 
 
@@ -156,7 +156,7 @@ def _with_imagenet(settings: "PocketSettings") -> "PocketSettings":
 
 def _follow(
     args: argparse.Namespace,
-    records: "Iterator[TrainRecord] | Iterator[TextRecord] | Iterator[FinetuneRecord]",
+    records: "Iterator[StepRecord] | Iterator[TextRecord]",
     name: str,
     weights: Path,
     results: Callable[[], Mapping[str, Any]] = dict,
@@ -183,7 +183,7 @@ def _follow(
     return DONE
 
 
-def _described(record: "TrainRecord | TextRecord | FinetuneRecord") -> str:
+def _described(record: "StepRecord | TextRecord") -> str:
     speed = getattr(record, "images_per_second", None)
     return ", ".join([*([] if speed is None else [f"{speed:.1f} images/s"]), numbers(record.metrics)])
 

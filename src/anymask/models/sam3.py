@@ -264,7 +264,7 @@ class Sam3(PromptableModel):
 
     def _words(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """The text tokens of each prompt, all through the text transformer at once."""
-        learned = [self.words.written(prompt) if prompt.vectors else None for prompt in prompts]
+        learned = [self.words.written(prompt) if prompt.embedded else None for prompt in prompts]
         pieces = [self._pieces(prompt, own) for prompt, own in zip(prompts, learned, strict=True)]
         ids = torch.cat([ids for ids, _ in pieces]).to(self.device)
         lengths = [length for _, of_rows in pieces for length in of_rows]

@@ -5,7 +5,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -92,6 +92,16 @@ def load_same_run(path: Path, identity: Mapping[str, str]) -> dict[str, Any] | N
             f"{path} is of another run: {', '.join(differing)} changed; give what it began with, or another -o"
         )
     return state
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a run: losses and IoUs, and how fast it goes. Step 0 is what was measured before the first."""
+
+    step: int
+    steps: int
+    images_per_second: float
+    metrics: dict[str, float]
 
 
 class Curve:

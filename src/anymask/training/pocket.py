@@ -36,7 +36,15 @@ from anymask.models.pocket_network import (
 )
 from anymask.models.pocket_text import TextTower, Tokenizer
 from anymask.training import simulation, vocabulary
-from anymask.training.loop import Curve, MovingAverage, load_checkpoint, means_of, save_checkpoint, trapezoid
+from anymask.training.loop import (
+    Curve,
+    MovingAverage,
+    StepRecord,
+    load_checkpoint,
+    means_of,
+    save_checkpoint,
+    trapezoid,
+)
 from anymask.training.objective import name_loss, object_loss
 from anymask.training.pictures import read_pictures
 from anymask.training.samples import PocketSamples, SampleSettings
@@ -88,17 +96,7 @@ class PocketSettings:
     seed: int = field(default=0, metadata={"help": "of everything random"})
 
 
-@dataclass(frozen=True)
-class TrainRecord:
-    """One step of a run: losses and IoUs, and how fast it goes."""
-
-    step: int
-    steps: int
-    images_per_second: float
-    metrics: dict[str, float]
-
-
-def train_pocket(settings: PocketSettings) -> Iterator[TrainRecord]:
+def train_pocket(settings: PocketSettings) -> Iterator[StepRecord]:
     """Trains, or goes on where an earlier call with this output stopped; the result is `output/pocket.safetensors`."""
     settings = replace(settings, device=pick_device(settings.device))
     _check(settings)
@@ -176,7 +174,7 @@ class _Run:
         run.done = state["step"]
         return run
 
-    def steps(self) -> Iterator[TrainRecord]:
+    def steps(self) -> Iterator[StepRecord]:
         """One record a step; checkpoints by the clock, a row of the curve every 20 steps."""
         settings, curve = self.settings, Curve(self.settings.output / "curve.csv", self.done)
         table = self._read_data()
@@ -197,7 +195,7 @@ class _Run:
             if now - saved > settings.save_seconds or self.done == settings.steps:
                 self._save()
                 saved = time.monotonic()
-            yield TrainRecord(self.done, settings.steps, rate, metrics)
+            yield StepRecord(self.done, settings.steps, rate, metrics)
         self._save()
 
     def _read_data(self) -> PhraseTable:

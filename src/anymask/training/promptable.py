@@ -26,7 +26,16 @@ from anymask.training.caching import FeatureStore, View, digest_of_pairs
 from anymask.training.examples import Example, Examples, large_enough
 from anymask.training.interaction import interact, joined, mixed_precision
 from anymask.training.limits import check_counts, check_limits
-from anymask.training.loop import Curve, MovingAverage, load_same_run, means_of, save_checkpoint, told, trapezoid
+from anymask.training.loop import (
+    Curve,
+    MovingAverage,
+    StepRecord,
+    load_same_run,
+    means_of,
+    save_checkpoint,
+    told,
+    trapezoid,
+)
 from anymask.training.scoring import Scorer
 from anymask.training.trainable import as_trainable, parameters_of, parts_of
 from anymask.types import Features, Report
@@ -105,16 +114,6 @@ class FinetuneSettings:
         return self.views or (RESTING_VIEWS if self.frozen else LEARNING_VIEWS)
 
 
-@dataclass(frozen=True)
-class FinetuneRecord:
-    """One step: losses and IoUs, and how fast it goes. Step 0 is the validation before anything was learned."""
-
-    step: int
-    steps: int
-    images_per_second: float
-    metrics: dict[str, float]
-
-
 @dataclass
 class Standing:
     """Where a run is, and how good the model was before and at its best."""
@@ -126,7 +125,7 @@ class Standing:
     best_step: int = 0
 
 
-def train_promptable(settings: FinetuneSettings) -> Iterator[FinetuneRecord]:
+def train_promptable(settings: FinetuneSettings) -> Iterator[StepRecord]:
     """Fine-tunes, or goes on where an earlier call with this output stopped; the result is in `output/model`."""
     yield from Finetuning(settings).steps()
 
@@ -198,13 +197,13 @@ class Finetuning:
             lines.append(f"{self.too_small} masks are smaller than a cell of the model's answer: left out")
         return list(dict.fromkeys([*lines, *self.pairs.remarks(), *self.held_out.remarks()]))
 
-    def steps(self) -> Iterator[FinetuneRecord]:
+    def steps(self) -> Iterator[StepRecord]:
         """One record a step; a checkpoint with each validation and by the clock, a row of the curve every 10 steps."""
         settings, at = self.settings, self.standing
         curve = Curve(settings.output / "curve.csv", at.step)
         if not at.step:
             at.before = at.best = self._validate()
-            yield FinetuneRecord(0, settings.steps, 0.0, dict(at.before))
+            yield StepRecord(0, settings.steps, 0.0, dict(at.before))
         elif at.step >= settings.steps and self.weights.is_dir():
             return  # all was done by an earlier call, whose report stays
         recent: list[dict[str, float]] = []
@@ -225,7 +224,7 @@ class Finetuning:
             if validates or time.monotonic() - saved > settings.save_seconds:
                 self._save()
                 saved = time.monotonic()
-            yield FinetuneRecord(at.step, settings.steps, rate, found)
+            yield StepRecord(at.step, settings.steps, rate, found)
         self._finish()
 
     def report(self) -> Report:
